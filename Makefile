@@ -1,0 +1,55 @@
+# One-word targets; each bootstraps what it needs into .venv. ARGS passes arguments on: make demo ARGS="--limit 30000".
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV_VERSION := 0.13.9
+MEMBERS := schemas producers cache streams tasks ops
+ARGS ?=
+
+.PHONY: help setup demo test lint format docs bench lock clean
+
+help: ## show the targets
+	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 18
+
+setup: $(VENV)/.ready ## install everything into .venv (pinned by hash)
+
+$(BIN)/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "the venv module is missing: apt-get install python3-venv"; exit 1; }
+	@$(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+$(VENV)/.ready: $(BIN)/uv requirements.lock $(addsuffix /pyproject.toml,$(MEMBERS))
+	@echo "setting up .venv"
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip sync --quiet --require-hashes requirements.lock
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps $(addprefix -e ./,$(MEMBERS))
+	@touch $@
+
+demo: setup ## replay a year of real flights through the whole pipeline and check every figure
+	@$(BIN)/headwater demo $(ARGS)
+
+test: setup ## unit and integration tests on the real embedded stack
+	@$(BIN)/pytest $(ARGS)
+
+lint: setup ## ruff, strict typing, import layers
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports
+	@$(BIN)/mypy schemas/headwater_schemas producers/headwater_producers cache/headwater_cache streams/headwater_streams tasks/headwater_tasks ops/headwater_ops
+	@$(BIN)/mypy tests bench
+
+format: setup ## let ruff rewrite what it can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+lock: $(BIN)/uv ## resolve requirements.lock anew
+	@$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
+		pyproject.toml --group dev $(foreach m,$(MEMBERS),--no-emit-package headwater-$(m)) -o requirements.lock
+
+clean: ## remove what the targets made (not the download cache)
+	@rm -rf $(VENV) .state .bench site .mypy_cache .ruff_cache .hypothesis
+
+lock-keep: $(BIN)/uv ## resolve requirements.lock, keeping the versions that still fit
+	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
+		pyproject.toml --group dev $(foreach m,$(MEMBERS),--no-emit-package headwater-$(m)) -o requirements.lock
