@@ -193,7 +193,7 @@ class KafkaSettings:
             raise SettingError("HEADWATER_KAFKA_BOOTSTRAP is empty: pass host:port[,host:port]")
         if self.security_protocol not in self._PROTOCOLS:
             raise SettingError(
-                f"HEADWATER_KAFKA_SECURITY_PROTOCOL={self.security_protocol!r}: pass one of {', '.join(self._PROTOCOLS)}"
+                f"HEADWATER_KAFKA_SECURITY_PROTOCOL={self.security_protocol!r}: pass {', '.join(self._PROTOCOLS)}"
             )
         if self.security_protocol.startswith("SASL"):
             self._check_sasl()
