@@ -4,6 +4,7 @@
     ├── UsageError                 fix the call (or the configuration); retrying cannot help
     │   ├── SettingError           a HEADWATER_* setting is missing, unknown or malformed
     │   ├── UnknownTopic           the topic is not in the catalogue
+    │   ├── UnknownSchema          the schema is not in the catalogue, or not registered
     │   ├── InvalidValue           the value does not match its schema (names the field)
     │   ├── RecordTooLarge         the record is over the size limit
     │   ├── IncompatibleSchema     a schema change would break readers or writers
@@ -40,6 +41,7 @@ __all__ = [
     "SettingError",
     "StackUnavailable",
     "Unavailable",
+    "UnknownSchema",
     "UnknownTopic",
     "UsageError",
 ]
@@ -59,6 +61,10 @@ class SettingError(UsageError):
 
 class UnknownTopic(UsageError):
     """The topic is not declared in the catalogue."""
+
+
+class UnknownSchema(UsageError):
+    """The schema is not in the catalogue, or the registry does not have it under this subject."""
 
 
 class InvalidValue(UsageError):

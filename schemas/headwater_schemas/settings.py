@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from headwater_schemas.durations import seconds
 from headwater_schemas.errors import SettingError, UsageError
@@ -62,6 +63,17 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("HEADWATER_REGISTRY_USERNAME", None, "User name for the registry, if it asks for one."),
     Setting("HEADWATER_REGISTRY_PASSWORD", None, "Password for the registry.", secret=True),
     Setting("HEADWATER_REGISTRY_TIMEOUT", "5s", "Time limit of one registry request."),
+    Setting(
+        "HEADWATER_REGISTRY_AUTO_REGISTER",
+        "true",
+        "Whether encoding may register a schema; false: `headwater schemas register` must have done it before.",
+    ),
+    # Contracts
+    Setting(
+        "HEADWATER_CONTRACTS",
+        None,
+        "Folders with a topics.toml and contracts/*.avsc of your own, separated like PATH; added to the shipped.",
+    ),
     # Redis
     Setting(
         "HEADWATER_REDIS_URL",
@@ -149,6 +161,21 @@ class Environment:
         if not text.isdecimal() or int(text) < minimum:
             raise SettingError(f"{name}={text!r} must be a whole number of at least {minimum}: {_BY_NAME[name].help}")
         return int(text)
+
+    def flag(self, name: str) -> bool:
+        """The value as true or false.
+
+        Raises:
+            SettingError: it is neither.
+        """
+        text = self.text(name).lower()
+        if text not in ("true", "false"):
+            raise SettingError(f"{name}={text!r} must be true or false: {_BY_NAME[name].help}")
+        return text == "true"
+
+    def paths(self, name: str) -> tuple[Path, ...]:
+        """The value as a list of paths, separated like ``PATH``; empty when it is not set."""
+        return tuple(Path(part) for part in (self.get(name) or "").split(os.pathsep) if part)
 
     def duration(self, name: str) -> float:
         """The value in seconds.
