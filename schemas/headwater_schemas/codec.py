@@ -1,0 +1,260 @@
+"""The codec: Python values to and from the wire format, with every failure told apart.
+
+fastavro encodes and decodes; this module frames, resolves versions of a schema, checks what fastavro lets through, and
+translates every error at one border. A decoder raises three errors and no other:
+
+- ``NotDecodable``: the bytes are not the wire format, not what their schema says, or of an unknown schema;
+- ``SchemaMismatch``: the bytes are sound, but this reader cannot take them;
+- ``RegistryUnavailable``: the schema is not at hand and the registry does not answer; nothing is known of the record.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from io import BytesIO
+from typing import Any, Final, TypeVar, overload
+
+import fastavro
+import msgspec
+from fastavro import schemaless_reader, schemaless_writer
+from msgspec import convert, to_builtins
+
+from headwater_schemas.catalogue import Catalogue, Schema
+from headwater_schemas.errors import InvalidValue, NotDecodable, SchemaMismatch
+from headwater_schemas.registry import Registry, SchemaRegistry
+from headwater_schemas.settings import Environment
+from headwater_schemas.soundness import unsound
+from headwater_schemas.value_types import NATIVE, value_type
+from headwater_schemas.wire import PREFIX_BYTES, frame, schema_id_of, subject_of
+
+__all__ = ["Codec", "Decoder", "Encoder"]
+
+Encoder = Callable[[Mapping[str, Any] | msgspec.Struct], bytes]
+Decoder = Callable[[bytes | None], Any]
+T = TypeVar("T")
+
+
+class Codec:
+    """Encoders and decoders for the topics of a catalogue; safe to share between threads.
+
+    Args:
+        catalogue: where topics and schemas are declared.
+        registry: gives ids for schemas and schemas for ids.
+        auto_register: whether an encoder may register its schema; otherwise it must have been registered before.
+    """
+
+    def __init__(self, catalogue: Catalogue, registry: SchemaRegistry, *, auto_register: bool = True) -> None:
+        self.catalogue = catalogue
+        self.registry = registry
+        self._auto_register = auto_register
+        self._encoders: dict[str, Encoder] = {}
+
+    @classmethod
+    def from_env(cls, env: Environment | None = None) -> Codec:
+        """The codec of the catalogue and the registry that the ``HEADWATER_*`` settings name.
+
+        Raises:
+            SettingError: a setting is malformed.
+            UsageError: a contract folder is wrong.
+        """
+        env = env or Environment()
+        register = env.flag("HEADWATER_REGISTRY_AUTO_REGISTER")
+        return cls(Catalogue.from_env(env), Registry.from_env(env), auto_register=register)
+
+    def encoder(self, topic: str) -> Encoder:
+        """The encoder of a topic's values. Blocks for one registry request at a topic's first use, then cached.
+
+        The encoder takes a mapping or a msgspec struct and gives the framed bytes; it never blocks. A field that is
+        missing and has no default, a field that the schema does not have, and a value of another type raise
+        ``InvalidValue``, whose ``field`` is the dotted path.
+
+        Raises:
+            UnknownTopic: the topic is not in the catalogue.
+            UnknownSchema: its schema is not registered (with ``auto_register=False``).
+            IncompatibleSchema: the registry refuses the schema.
+            RegistryUnavailable: the registry does not answer.
+        """
+        encoder = self._encoders.get(topic)
+        if encoder is None:
+            schema = self._reader_schema(topic)
+            ask = self.registry.register if self._auto_register else self.registry.lookup
+            encoder = self._encoders[topic] = _encoder(ask(subject_of(topic), schema), schema)
+        return encoder
+
+    def from_json(self, topic: str, document: Any) -> dict[str, Any]:
+        """A value for ``encoder(topic)`` from parsed JSON: dates and times as ISO 8601, bytes as base64, decimals and
+        uuids as text. Never blocks.
+
+        Raises:
+            UnknownTopic: the topic is not in the catalogue.
+            InvalidValue: the document does not match the schema; names the field.
+        """
+        schema = self._reader_schema(topic)
+        try:
+            checked = convert(document, value_type(schema))
+        except msgspec.ValidationError as exc:
+            raise _invalid(schema, exc) from exc
+        record: dict[str, Any] = to_builtins(checked, builtin_types=NATIVE)
+        return record
+
+    @overload
+    def decoder(self, reader: str | Schema | None = None, type: None = None) -> Decoder: ...
+    @overload
+    def decoder(self, reader: str | Schema | None, type: type[T]) -> Callable[[bytes | None], T | None]: ...
+    @overload
+    def decoder(self, reader: str | Schema | None = None, *, type: type[T]) -> Callable[[bytes | None], T | None]: ...
+
+    def decoder(self, reader: str | Schema | None = None, type: type[Any] | None = None) -> Decoder:  # noqa: A002
+        """A decoder of framed values. Keep it: it remembers how to read each schema id.
+
+        The decoder gives ``None`` for ``None`` (a tombstone), else a dict, or an instance of ``type``. It asks the
+        registry, blocking, when a schema id is new; ``missing_schema`` and ``prefetch`` keep that off an event loop.
+
+        Args:
+            reader: a topic or a record schema: values written with another version are resolved to it by Avro's
+                rules. ``None`` reads each value as it was written.
+            type: a msgspec struct (or whatever else ``msgspec.convert`` takes) that the value is made into.
+
+        Raises:
+            UnknownTopic: ``reader`` is a topic that is not in the catalogue.
+        """
+        return _decoder(self.registry, self._reader_schema(reader) if isinstance(reader, str) else reader, type)
+
+    def missing_schema(self, value: bytes | None) -> int | None:
+        """The schema id that decoding ``value`` would have to fetch; ``None`` when nothing needs fetching.
+
+        Never blocks, never raises: a value that is not the wire format needs no schema.
+        """
+        if value is None:
+            return None
+        try:
+            schema_id = schema_id_of(value)
+        except NotDecodable:
+            return None
+        registry = self.registry
+        return None if registry.cached(schema_id) is not None or registry.unknown(schema_id) else schema_id
+
+    async def prefetch(self, ids: Iterable[int]) -> None:
+        """Fetch the schemas of ``ids`` off the event loop; afterwards decoding their records does not block.
+
+        Raises:
+            RegistryUnavailable: the registry does not answer: decode nothing of these ids, wait and try again.
+        """
+        await self.registry.prefetch(ids)
+
+    def _reader_schema(self, topic: str) -> Schema:
+        return self.catalogue.schema(self.catalogue.topic(topic).schema)
+
+
+def _encoder(schema_id: int, schema: Schema) -> Encoder:
+    parsed = fastavro.parse_schema(schema)
+    checked = value_type(schema)
+    prefix = frame(schema_id, b"")
+
+    def encode(value: Mapping[str, Any] | msgspec.Struct) -> bytes:
+        record = to_builtins(value, builtin_types=NATIVE) if isinstance(value, msgspec.Struct) else value
+        # A buffer of its own costs less than guarding a shared one against other threads.
+        buffer = BytesIO()
+        buffer.write(prefix)
+        try:
+            convert(record, checked)
+            schemaless_writer(buffer, parsed, record)
+        except Exception as exc:  # fastavro raises whatever the value at hand happens to raise
+            raise _invalid(schema, _why(record, checked, exc)) from exc
+        return buffer.getvalue()
+
+    return encode
+
+
+def _why(record: Any, checked: Any, exc: Exception) -> Exception:
+    """The error that knows the field, if the types can tell; they are stricter here than on the hot path."""
+    try:
+        convert(record, checked, builtin_types=NATIVE)
+    except msgspec.ValidationError as found:
+        return found
+    return exc
+
+
+_PATH: Final = re.compile(r"(?P<what>.*?)(?: - at `(?P<in>key in )?\$\.?(?P<path>.*)`)?")
+_NAMED: Final = re.compile(r"Object (?:missing required|contains unknown) field `(?P<name>[^`]*)`")
+
+
+def _invalid(schema: Schema, exc: Exception) -> InvalidValue:
+    """What is wrong, where. The value itself is not quoted: errors end up in logs, and values may be personal."""
+    text = str(exc)
+    field: str | None = None
+    match = _PATH.fullmatch(text)
+    if isinstance(exc, msgspec.ValidationError) and match is not None:
+        text = match["what"]
+        named = _NAMED.fullmatch(text)
+        field = ".".join(part for part in (match["path"], named["name"] if named else None) if part) or None
+    return InvalidValue(f"{schema['name']}{'.' + field if field else ''}: {text}", field=field)
+
+
+def _decoder(registry: SchemaRegistry, reader: Schema | None, type_: Any) -> Decoder:
+    plans: dict[bytes, tuple[Any, Any]] = {}
+
+    def decode(value: bytes | None) -> Any:
+        if value is None:
+            return None
+        prefix = value[:PREFIX_BYTES]
+        plan = plans.get(prefix)
+        if plan is None:
+            plan = plans[prefix] = _plan(registry, schema_id_of(value), reader)
+        buffer = BytesIO(value)
+        buffer.seek(PREFIX_BYTES)
+        try:
+            record = schemaless_reader(buffer, *plan)
+        except Exception as exc:  # fastavro raises whatever the bytes at hand happen to cause
+            raise _unreadable(value, plan, exc) from exc
+        if buffer.tell() != len(value):
+            raise NotDecodable(f"{len(value) - buffer.tell()} bytes are left over behind the value")
+        if type_ is None:
+            return record
+        try:
+            return convert(record, type_)
+        except msgspec.ValidationError as exc:
+            raise SchemaMismatch(f"the value does not fit {type_.__name__}: {exc}") from exc
+
+    return decode
+
+
+def _plan(registry: SchemaRegistry, schema_id: int, reader: Schema | None) -> tuple[Any, Any]:
+    """The schemas to read values of this id with: the writer's, and the reader's when they differ."""
+    writer = registry.schema(schema_id)
+    problem = unsound(writer)
+    if problem is not None:
+        raise SchemaMismatch(f"schema id {schema_id} cannot be read safely: {problem}")
+    if reader is None:
+        return fastavro.parse_schema(writer), None
+    if _shape(reader) == _shape(writer):
+        return fastavro.parse_schema(reader), None
+    return fastavro.parse_schema(writer), fastavro.parse_schema(reader)
+
+
+_NOT_SHAPE: Final = frozenset({"doc", "aliases", "order", "default"})
+
+
+def _shape(schema: Any) -> Any:
+    """What matters to reading values written with the very same schema."""
+    if isinstance(schema, list):
+        return [_shape(part) for part in schema]
+    if isinstance(schema, dict):
+        return {key: _shape(part) for key, part in schema.items() if key not in _NOT_SHAPE}
+    return schema
+
+
+def _unreadable(value: bytes, plan: tuple[Any, Any], exc: Exception) -> NotDecodable | SchemaMismatch:
+    """Whose fault it is: sound bytes can be read by the schema they were written with."""
+    writer, reader = plan
+    if reader is not None:
+        buffer = BytesIO(value)
+        buffer.seek(PREFIX_BYTES)
+        try:
+            schemaless_reader(buffer, writer, None)
+        except Exception:  # the bytes are at fault; the caller keeps the first error as the cause
+            return NotDecodable(f"the bytes are not what their schema says: {exc!r}")
+        if buffer.tell() == len(value):
+            return SchemaMismatch(f"this reader's schema cannot resolve the writer's: {exc}")
+    return NotDecodable(f"the bytes are not what their schema says: {exc!r}")

@@ -1,0 +1,28 @@
+"""The metrics of this package: every name once, as a type, so that a misspelt one does not pass the checker."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from prometheus_client import Counter
+
+__all__ = ["REGISTRY_REQUESTS", "MetricName", "RegistryOutcome"]
+
+MetricName = Literal[
+    # Requests that went out to the schema registry (cache hits are not requests). Label: outcome.
+    "headwater_registry_requests_total",
+]
+
+RegistryOutcome = Literal[
+    "ok",
+    # The registry answered that it has no such schema, subject or id.
+    "unknown",
+    # The registry answered and refused: incompatible schema, invalid schema, no permission.
+    "refused",
+    # No usable answer in time: connection, time limit, 5xx, 408, 429, or something that is not a registry.
+    "unavailable",
+]
+
+_REQUESTS: Final[MetricName] = "headwater_registry_requests_total"
+
+REGISTRY_REQUESTS: Final = Counter(_REQUESTS, "Requests to the schema registry, by outcome.", ["outcome"])
