@@ -29,11 +29,12 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 import fastavro
-from fastavro.schema import SchemaParseException
+from fastavro.schema import SchemaParseException, UnknownType
 
 from headwater_schemas.durations import Duration, format_duration, seconds
 from headwater_schemas.errors import UnknownSchema, UnknownTopic, UsageError
 from headwater_schemas.settings import Environment
+from headwater_schemas.soundness import unsound
 from headwater_schemas.wire import check_topic_name, dead_letter_topic, retry_topic
 
 __all__ = ["COMPATIBILITIES", "PACKAGE_FOLDER", "Catalogue", "Cleanup", "Compatibility", "Schema", "TopicSpec"]
@@ -251,8 +252,11 @@ def _checked_schema(schema: Any, where: str) -> Schema:
         raise UsageError(f'{where}: the value of a topic is an Avro record: {{"type": "record", "name": …}}')
     try:
         fastavro.parse_schema(schema)
-    except (SchemaParseException, KeyError, TypeError, AttributeError) as exc:
-        raise UsageError(f"{where}: not an Avro schema: {exc}") from exc
+        problem = unsound(schema)
+    except (SchemaParseException, UnknownType, KeyError, TypeError, AttributeError, ValueError) as exc:
+        raise UsageError(f"{where}: not an Avro schema: {type(exc).__name__}: {exc}") from exc
+    if problem is not None:
+        raise UsageError(f"{where}: {problem}; bytes of such a schema can crash a reader: reshape it")
     return schema
 
 

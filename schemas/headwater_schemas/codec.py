@@ -153,18 +153,21 @@ def _encoder(schema_id: int, schema: Schema) -> Encoder:
     prefix = frame(schema_id, b"")
 
     def encode(value: Mapping[str, Any] | msgspec.Struct) -> bytes:
-        record = to_builtins(value, builtin_types=NATIVE) if isinstance(value, msgspec.Struct) else value
+        record = value if value.__class__ is dict else _as_mapping(value)
         # A buffer of its own costs less than guarding a shared one against other threads.
         buffer = BytesIO()
-        buffer.write(prefix)
         try:
             convert(record, checked)
             schemaless_writer(buffer, parsed, record)
         except Exception as exc:  # fastavro raises whatever the value at hand happens to raise
             raise _invalid(schema, _why(record, checked, exc)) from exc
-        return buffer.getvalue()
+        return prefix + buffer.getvalue()
 
     return encode
+
+
+def _as_mapping(value: Any) -> Any:
+    return to_builtins(value, builtin_types=NATIVE) if isinstance(value, msgspec.Struct) else value
 
 
 def _why(record: Any, checked: Any, exc: Exception) -> Exception:
@@ -198,10 +201,9 @@ def _decoder(registry: SchemaRegistry, reader: Schema | None, type_: Any) -> Dec
     def decode(value: bytes | None) -> Any:
         if value is None:
             return None
-        prefix = value[:PREFIX_BYTES]
-        plan = plans.get(prefix)
+        plan = plans.get(value[:PREFIX_BYTES])
         if plan is None:
-            plan = plans[prefix] = _plan(registry, schema_id_of(value), reader)
+            plan = plans[value[:PREFIX_BYTES]] = _plan(registry, schema_id_of(value), reader)
         buffer = BytesIO(value)
         buffer.seek(PREFIX_BYTES)
         try:
