@@ -1,0 +1,157 @@
+"""Kafka brokers in KRaft combined mode: each node is broker and controller."""
+
+from __future__ import annotations
+
+import base64
+import subprocess
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from headwater_ops.stack.download import Downloads
+from headwater_ops.stack.errors import StartFailed
+from headwater_ops.stack.java import find_java
+from headwater_ops.stack.lock import load_lock
+from headwater_ops.stack.part import Part
+from headwater_ops.stack.ports import HOST, is_free
+
+__all__ = ["Broker", "cluster_nodes", "new_cluster_id"]
+
+_LOG4J = """\
+status = warn
+appender.console.type = Console
+appender.console.name = console
+appender.console.layout.type = PatternLayout
+appender.console.layout.pattern = %d{ISO8601} %p %m (%c{1})%n
+rootLogger.level = info
+rootLogger.appenderRef.console.ref = console
+"""
+
+
+def new_cluster_id() -> str:
+    """A cluster id as Kafka makes them: 16 random bytes, base64."""
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
+
+
+def cluster_nodes(bootstrap: str, timeout: float) -> frozenset[int]:
+    """Ids of the brokers that serve; empty when none answers within ``timeout`` seconds."""
+    from confluent_kafka import KafkaException
+    from confluent_kafka.admin import AdminClient
+
+    # Log level 0 and an error callback of our own: a broker that is not up yet is expected, not worth a line.
+    config: dict[str, Any] = {
+        "bootstrap.servers": bootstrap,
+        "log_level": 0,
+        "error_cb": lambda _error: None,
+        "reconnect.backoff.ms": 20,
+        "reconnect.backoff.max.ms": 100,
+    }
+    admin = AdminClient(config)
+    try:
+        return frozenset(admin.list_topics(timeout=timeout).brokers)
+    except KafkaException:
+        return frozenset()
+
+
+class Broker(Part):
+    """One node. ``nodes`` maps every node id of the cluster to its controller port."""
+
+    listeners: ClassVar[Mapping[str, int]] = {"client": 9092, "controller": 9093}
+
+    def __init__(
+        self,
+        node: int,
+        folder: Path,
+        ports: Mapping[str, int],
+        *,
+        cluster_id: str,
+        controllers: Mapping[int, int],
+        downloads: Downloads,
+    ) -> None:
+        super().__init__(f"broker-{node}", folder, ports)
+        self.node = node
+        self._cluster_id = cluster_id
+        self._controllers = controllers
+        self._downloads = downloads
+
+    @property
+    def address(self) -> str:
+        return f"{HOST}:{self.ports['client']}"
+
+    def prepare(self) -> None:
+        (self.folder / "log4j2.properties").write_text(_LOG4J)
+        config = "".join(f"{name}={value}\n" for name, value in self._config().items())
+        (self.folder / "server.properties").write_text(config)
+        if not (self.folder / "data" / "meta.properties").exists():
+            self._format()
+
+    def command(self) -> list[str]:
+        return [*self._java(), "-Xms128m", "-Xmx512m", "kafka.Kafka", "server.properties"]
+
+    def is_ready(self) -> bool:
+        return not is_free(self.ports["client"]) and self.node in cluster_nodes(self.address, 1.0)
+
+    def _java(self) -> list[str]:
+        jars = self._downloads.fetch(load_lock().kafka)
+        return [
+            str(find_java()),
+            "-XX:+UseSerialGC",
+            "-Dlog4j2.configurationFile=log4j2.properties",
+            "-cp",
+            ":".join(map(str, jars)),
+        ]
+
+    def _format(self) -> None:
+        done = subprocess.run(
+            [*self._java(), "kafka.tools.StorageTool", "format", "-t", self._cluster_id, "-c", "server.properties"],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise StartFailed(f"{self.name}: its storage could not be formatted: {done.stdout}{done.stderr}")
+
+    def _config(self) -> dict[str, object]:
+        replicas = min(3, len(self._controllers))
+        client, controller = self.ports["client"], self.ports["controller"]
+        return {
+            "process.roles": "broker,controller",
+            "node.id": self.node,
+            # A static quorum: controller ports may then change between two starts without touching the data.
+            "controller.quorum.voters": ",".join(f"{n}@{HOST}:{p}" for n, p in sorted(self._controllers.items())),
+            "controller.listener.names": "CONTROLLER",
+            "inter.broker.listener.name": "PLAINTEXT",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "listeners": f"PLAINTEXT://{HOST}:{client},CONTROLLER://{HOST}:{controller}",
+            "advertised.listeners": f"PLAINTEXT://{HOST}:{client}",
+            "log.dirs": "data",
+            "auto.create.topics.enable": "false",
+            "default.replication.factor": replicas,
+            "min.insync.replicas": min(2, replicas),
+            "offsets.topic.replication.factor": replicas,
+            "offsets.topic.num.partitions": 4,
+            "transaction.state.log.replication.factor": replicas,
+            "transaction.state.log.min.isr": min(2, replicas),
+            "transaction.state.log.num.partitions": 4,
+            "share.coordinator.state.topic.replication.factor": replicas,
+            "share.coordinator.state.topic.min.isr": min(2, replicas),
+            "share.coordinator.state.topic.num.partitions": 4,
+            # Groups: join at once; quick heartbeats keep partitions of a KIP-848 rebalance from standing still.
+            "group.initial.rebalance.delay.ms": 0,
+            "group.min.session.timeout.ms": 1000,
+            "group.consumer.min.heartbeat.interval.ms": 500,
+            "group.consumer.heartbeat.interval.ms": 1000,
+            "group.consumer.min.session.timeout.ms": 3000,
+            "group.consumer.session.timeout.ms": 10000,
+            # Frugal: one machine runs everything.
+            "num.network.threads": 2,
+            "num.io.threads": 4,
+            "num.recovery.threads.per.data.dir": 1,
+            "background.threads": 2,
+            "log.cleaner.threads": 1,
+            "log.cleaner.dedupe.buffer.size": 16 << 20,
+            "log.segment.bytes": 128 << 20,
+            "log.segment.delete.delay.ms": 1000,
+        }

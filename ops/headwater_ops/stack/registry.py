@@ -1,0 +1,64 @@
+"""Apicurio Registry, with the Confluent-compatible API that our clients speak."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+import httpx
+
+from headwater_ops.stack.download import Downloads
+from headwater_ops.stack.java import find_java
+from headwater_ops.stack.lock import load_lock
+from headwater_ops.stack.part import Part
+from headwater_ops.stack.ports import HOST
+
+__all__ = ["Registry"]
+
+
+class Registry(Part):
+    """Schemas are kept in a file database, so that the ids written into Kafka's records stay true over restarts."""
+
+    listeners: ClassVar[Mapping[str, int]] = {"http": 8081, "management": 9000}
+
+    def __init__(self, folder: Path, ports: Mapping[str, int], *, downloads: Downloads) -> None:
+        super().__init__("registry", folder, ports)
+        self._downloads = downloads
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.ports['http']}/apis/ccompat/v7"
+
+    def prepare(self) -> None:
+        self._home()
+
+    def _home(self) -> Path:
+        return self._downloads.unpack(load_lock().registry)
+
+    def command(self) -> list[str]:
+        return [
+            str(find_java()),
+            "-Xmx256m",
+            "-XX:+UseSerialGC",
+            "-XX:TieredStopAtLevel=1",
+            "-jar",
+            str(self._home() / "quarkus-run.jar"),
+        ]
+
+    def env(self) -> Mapping[str, str]:
+        return {
+            "QUARKUS_HTTP_HOST": HOST,
+            "QUARKUS_HTTP_PORT": str(self.ports["http"]),
+            "QUARKUS_MANAGEMENT_HOST": HOST,
+            "QUARKUS_MANAGEMENT_PORT": str(self.ports["management"]),
+            "APICURIO_STORAGE_KIND": "sql",
+            "APICURIO_STORAGE_SQL_KIND": "h2",
+            "APICURIO_DATASOURCE_URL": f"jdbc:h2:file:{self.folder}/data/registry;WRITE_DELAY=0",
+        }
+
+    def is_ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/subjects", timeout=1.0, trust_env=False).status_code == 200
+        except httpx.TransportError:
+            return False
