@@ -1,0 +1,92 @@
+"""The fold of a flight: facts are joined into its state, in whatever order and however often they come.
+
+Pure, and a join in the mathematical sense: commutative, associative and idempotent. That is what makes it right under
+at-least-once delivery and across topics, between which Kafka keeps no order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from headwater_ops.demo.events import ARRIVED, CANCELLED, DEPARTED, SCHEDULED
+
+__all__ = ["STATUSES", "Enrich", "complete", "fold_flight"]
+
+Value = dict[str, Any]
+Enrich = Callable[[Mapping[str, Any]], Value]
+"""Gives ``airline``, ``destination_name``, ``aircraft`` and ``seats`` for a ``flights.scheduled`` event."""
+
+STATUSES = ("SCHEDULED", "DEPARTED", "ARRIVED", "CANCELLED")
+"""From the first stage of a flight to the last; a state has the furthest that is known."""
+
+_IDENTITY = ("flight_id", "carrier", "flight_number", "origin", "destination", "scheduled_departure")
+_BLANK: Value = dict.fromkeys(
+    (
+        "scheduled_arrival",
+        "tail_number",
+        "distance_miles",
+        "departed_at",
+        "departure_delay_minutes",
+        "arrived_at",
+        "arrival_delay_minutes",
+        "air_time_minutes",
+        "cancelled_at",
+        "airline",
+        "destination_name",
+        "aircraft",
+        "seats",
+    )
+)
+_STAGE = {SCHEDULED: "SCHEDULED", DEPARTED: "DEPARTED", ARRIVED: "ARRIVED", CANCELLED: "CANCELLED"}
+_MARK = {
+    SCHEDULED: "scheduled_arrival",
+    DEPARTED: "departed_at",
+    ARRIVED: "arrived_at",
+    CANCELLED: "cancelled_at",
+}
+"""The field that is set once a topic's event is known, and never null in it."""
+
+_RANK = {status: rank for rank, status in enumerate(STATUSES)}
+
+
+def fold_flight(state: Value | None, topic: str, event: Mapping[str, Any], enrich: Enrich) -> Value | None:
+    """The state after ``event``, as a new dict; ``None`` when the event was known already.
+
+    Args:
+        state: the state so far, or ``None`` for a flight not heard of.
+        topic: one of the four topics of flights; it says what kind of event this is.
+        event: the decoded event.
+        enrich: asked once per flight, for its schedule.
+    """
+    if state is None:
+        state = {name: event[name] for name in _IDENTITY} | _BLANK | {"status": "SCHEDULED"}
+    elif state[_MARK[topic]] is not None:
+        return None
+    else:
+        state = state.copy()
+    stage = _STAGE[topic]
+    if _RANK[stage] > _RANK[state["status"]]:
+        state["status"] = stage
+    if topic == SCHEDULED:
+        state["scheduled_arrival"] = event["scheduled_arrival"]
+        state["tail_number"] = event["tail_number"]
+        state["distance_miles"] = event["distance_miles"]
+        state.update(enrich(event))
+    elif topic == DEPARTED:
+        state["departed_at"] = event["departed_at"]
+        state["departure_delay_minutes"] = event["delay_minutes"]
+    elif topic == ARRIVED:
+        state["arrived_at"] = event["arrived_at"]
+        state["arrival_delay_minutes"] = event["delay_minutes"]
+        state["air_time_minutes"] = event["air_time_minutes"]
+    else:
+        state["cancelled_at"] = event["cancelled_at"]
+    return state
+
+
+def complete(state: Mapping[str, Any]) -> bool:
+    """Whether no event can change the state any more: scheduled and cancelled, or scheduled, departed and arrived."""
+    if state["scheduled_arrival"] is None:
+        return False
+    return state["cancelled_at"] is not None or (state["departed_at"] is not None and state["arrived_at"] is not None)
