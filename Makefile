@@ -53,3 +53,27 @@ clean: ## remove what the targets made (not the download cache)
 lock-keep: $(BIN)/uv ## resolve requirements.lock, keeping the versions that still fit
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
 		pyproject.toml --group dev $(foreach m,$(MEMBERS),--no-emit-package headwater-$(m)) -o requirements.lock
+
+# --- chart and documentation -------------------------------------------------------------------------------------
+.PHONY: docs test-helm test-alerts chart-readme
+TOOLS := $(CURDIR)/.tools/bin
+CHART_TESTS := helm/headwater/tests
+
+# helm, helm-unittest and crdcheck, built once at the versions that helm/tools pins by hash.
+$(TOOLS)/helm: helm/tools/go.mod helm/tools/go.sum helm/tools/crdcheck/go.mod helm/tools/crdcheck/main.go
+	@command -v go > /dev/null || { echo "Go 1.26 or newer is missing: install it to build helm (https://go.dev/doc/install)"; exit 1; }
+	@echo "building helm and its test tools into .tools (some minutes, once)"
+	@GOBIN=$(TOOLS) nice go -C helm/tools install tool
+	@GOBIN=$(TOOLS) nice go -C helm/tools/crdcheck install .
+	@touch $@
+
+test-helm: setup $(TOOLS)/helm ## the chart: lint, three Kubernetes versions, helm-unittest, refused values
+	@$(TOOLS)/helm-unittest helm/headwater
+	@MYPYPATH=$(CHART_TESTS) $(BIN)/mypy $(CHART_TESTS)
+	@$(BIN)/pytest -o pythonpath=$(CHART_TESTS) $(CHART_TESTS) $(ARGS)
+
+docs: setup ## build the documentation into site/, with warnings as errors
+	@$(BIN)/mkdocs build --strict --quiet
+
+chart-readme: setup ## write the chart's README from its values and their schema
+	@$(BIN)/python docs/hooks/chart.py > helm/headwater/README.md
