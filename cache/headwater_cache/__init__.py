@@ -1,0 +1,49 @@
+"""A versioned write-through cache over Redis that converges on its source of truth."""
+
+from headwater_cache.cache import EntityCache
+from headwater_cache.changes import ApplyOutcome, ApplyResult, Change, ChangeLog, Position
+from headwater_cache.continuity import Rewind, TopicPartition
+from headwater_cache.errors import (
+    CacheFull,
+    ContinuityLost,
+    InvalidKey,
+    NotVisibleYet,
+    SourceBusy,
+    SourceFailed,
+    UnsafeRedis,
+    ViewNotReady,
+    WrongEpoch,
+)
+from headwater_cache.reads import Reading
+from headwater_cache.settings import CachePolicy, RedisSettings
+from headwater_cache.values import MsgpackValues, ValueCodec
+from headwater_cache.versions import Version, VersionToken, log_version, version
+
+__all__ = [
+    "ApplyOutcome",
+    "ApplyResult",
+    "CacheFull",
+    "CachePolicy",
+    "Change",
+    "ChangeLog",
+    "ContinuityLost",
+    "EntityCache",
+    "InvalidKey",
+    "MsgpackValues",
+    "NotVisibleYet",
+    "Position",
+    "Reading",
+    "RedisSettings",
+    "Rewind",
+    "SourceBusy",
+    "SourceFailed",
+    "TopicPartition",
+    "UnsafeRedis",
+    "ValueCodec",
+    "Version",
+    "VersionToken",
+    "ViewNotReady",
+    "WrongEpoch",
+    "log_version",
+    "version",
+]

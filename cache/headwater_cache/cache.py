@@ -1,0 +1,314 @@
+"""``EntityCache``: the one class to use."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Generic, Literal, Self, TypeVar
+
+from headwater_cache.applier import Applier
+from headwater_cache.changes import ApplyResult, Change, ChangeLog
+from headwater_cache.connection import Connection
+from headwater_cache.continuity import Continuity, Rewind, TopicPartition
+from headwater_cache.reads import Reading, ViewReads
+from headwater_cache.scripts import TOUCH
+from headwater_cache.settings import CachePolicy, RedisSettings
+from headwater_cache.space import Mode, Space
+from headwater_cache.steps import Ask, Step, evaluate
+from headwater_cache.values import MsgpackValues, ValueCodec
+from headwater_cache.versions import Version, VersionToken, check_domain
+from headwater_cache.writes import LogCommit, Writes
+from headwater_schemas.clock import Clock, SystemClock
+from headwater_schemas.durations import Duration, seconds
+from headwater_schemas.settings import Environment
+
+__all__ = ["EntityCache"]
+
+T = TypeVar("T")
+V = TypeVar("V")
+
+
+class EntityCache(Generic[V]):
+    """A versioned write-through cache of one kind of thing, over Redis. It converges on its source of truth.
+
+    Every operation exists twice, ``get`` for threads and ``aget`` for asyncio, over one core; one object serves both,
+    and any number of threads and loops. Nothing is connected before the first call, which also checks that this Redis
+    can keep the promises (``check`` does so at once).
+
+    Args:
+        name: namespace of the keys, ``entity`` of the change events, label of the metrics.
+        redis: settings, or a URL.
+        mode: ``view``: the compacted change topic is the truth and Redis holds every key, so a miss means not found.
+            ``cache``: a source is the truth, Redis holds some keys, and a miss loads.
+        values: how values become bytes; plain data as msgpack unless given.
+        log: view mode: where ``put`` and ``delete`` commit; without one the cache only reads.
+        domain: version domain: entries of another domain are never served (``log`` unless given).
+        policy: durations and limits.
+        epoch: ``None`` follows the live epoch; a number stays in that one (warm-up).
+        cold: view mode, absent key, view not ready: ``raise`` ViewNotReady, or take it for a ``miss``.
+        clock: time.
+
+    Errors of every operation: ``CacheUnavailable`` (Redis does not answer within the timeout), ``NotPermitted``,
+    ``InvalidKey``; at the first call also ``UnsafeRedis`` and ``WrongEpoch``.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        redis: RedisSettings | str,
+        *,
+        mode: Mode = "view",
+        values: ValueCodec[V] | None = None,
+        log: ChangeLog | None = None,
+        domain: str = "log",
+        policy: CachePolicy | None = None,
+        epoch: int | None = None,
+        cold: Literal["raise", "miss"] = "raise",
+        clock: Clock | None = None,
+    ) -> None:
+        settings = RedisSettings(redis) if isinstance(redis, str) else redis
+        codec: ValueCodec[V] = values or MsgpackValues[V]()
+        self._connection = Connection(settings)
+        self._space = Space(name, mode, check_domain(domain), policy or CachePolicy(), clock or SystemClock(), epoch)
+        self._reads = ViewReads(self._space, codec, cold)
+        self._writes = Writes(self._space, codec, LogCommit[V](self._space, log))
+        self._continuity = Continuity(self._space)
+        self._applier = Applier(self._space, self._continuity)
+
+    @classmethod
+    def from_env(
+        cls,
+        name: str,
+        env: Environment | None = None,
+        *,
+        mode: Mode = "view",
+        values: ValueCodec[V] | None = None,
+        log: ChangeLog | None = None,
+        policy: CachePolicy | None = None,
+    ) -> EntityCache[V]:
+        """A cache on the Redis of ``HEADWATER_REDIS_*``.
+
+        Raises:
+            SettingError: a setting is malformed.
+        """
+        return cls(name, RedisSettings.from_env(env), mode=mode, values=values, log=log, policy=policy)
+
+    @property
+    def name(self) -> str:
+        """The namespace."""
+        return self._space.name
+
+    # Reading
+
+    def get(
+        self, key: str, *, min_version: VersionToken | None = None, max_staleness: Duration | None = None
+    ) -> V | None:
+        """The value, or ``None`` = not found. Blocks for one round trip; longer only while a newer version is coming.
+
+        Args:
+            key: the business key.
+            min_version: a token of a write: nothing older is returned.
+            max_staleness: nothing is returned that may have been out of date for longer.
+
+        Raises:
+            NotVisibleYet: a newer version, or the token's, exists and did not arrive within ``policy.wait``.
+            ViewNotReady: the key is absent and the view has not caught up with its log.
+        """
+        return self.read(key, min_version=min_version, max_staleness=max_staleness).value
+
+    async def aget(
+        self, key: str, *, min_version: VersionToken | None = None, max_staleness: Duration | None = None
+    ) -> V | None:
+        """``get`` for asyncio."""
+        return (await self.aread(key, min_version=min_version, max_staleness=max_staleness)).value
+
+    def read(
+        self, key: str, *, min_version: VersionToken | None = None, max_staleness: Duration | None = None
+    ) -> Reading[V]:
+        """``get`` with the version, and whether the value is stale."""
+        return self._sync(self._reads.read(key, min_version, _limit(max_staleness)))
+
+    async def aread(
+        self, key: str, *, min_version: VersionToken | None = None, max_staleness: Duration | None = None
+    ) -> Reading[V]:
+        """``read`` for asyncio."""
+        return await self._async(self._reads.read(key, min_version, _limit(max_staleness)))
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, V]:
+        """The values of those keys that are found, in one round trip."""
+        return _found(keys, self._sync(self._reads.read_many(keys)))
+
+    async def aget_many(self, keys: Sequence[str]) -> dict[str, V]:
+        """``get_many`` for asyncio."""
+        return _found(keys, await self._async(self._reads.read_many(keys)))
+
+    # Writing
+
+    def put(self, key: str, value: V) -> VersionToken:
+        """Commit a value to the truth, write it through, and return its version.
+
+        Returning promises that the truth has it (view: acknowledged by every in-sync replica). It does not promise that
+        Redis has it yet: if Redis is away, the change event brings it. Read with ``min_version`` to be sure.
+
+        Raises:
+            InvalidValue, RecordTooLarge, UsageError: nothing was committed.
+            Unavailable: the truth did not confirm; it may or may not have the value.
+        """
+        return self._sync(self._writes.put(key, value))
+
+    async def aput(self, key: str, value: V) -> VersionToken:
+        """``put`` for asyncio."""
+        return await self._async(self._writes.put(key, value))
+
+    def delete(self, key: str) -> VersionToken:
+        """Commit a deletion; promises and errors as ``put``. Deleting what is absent is no error."""
+        return self._sync(self._writes.delete(key))
+
+    async def adelete(self, key: str) -> VersionToken:
+        """``delete`` for asyncio."""
+        return await self._async(self._writes.delete(key))
+
+    def touch(self, key: str) -> bool:
+        """Extend the life of a value by the policy's TTLs, unread. False if there is no value. A view has no expiry."""
+        return self._sync(self._touch(key))
+
+    async def atouch(self, key: str) -> bool:
+        """``touch`` for asyncio."""
+        return await self._async(self._touch(key))
+
+    def _touch(self, key: str) -> Step[bool]:
+        space = self._space
+        if space.due():
+            yield from space.look()
+        now = space.now_ms()
+        soft, hard = (0, 0) if space.mode == "view" else space.expiries(now, "V")
+        reply = yield from evaluate(
+            TOUCH, [space.key(key)], [struct.pack(">QQ", soft, hard), space.life_ms(now, "V", hard)]
+        )
+        return bool(reply)
+
+    # The event path
+
+    def apply_many(
+        self, changes: Sequence[Change], *, positions: Mapping[TopicPartition, int] | None = None
+    ) -> list[ApplyResult]:
+        """Apply a batch of change events, then move the watermarks on. Commit offsets only after this has returned.
+
+        Of each key only the newest change is applied. Any order, repetition and replay converges. Blocks for two round
+        trips. On an error nothing is promised, and the whole batch is to be applied again.
+
+        Args:
+            changes: a batch, as consumed.
+            positions: the next offset of each partition after this batch, where records without a change were skipped;
+                derived from the changes unless given.
+
+        Raises:
+            ContinuityLost: Redis has forgotten what was applied before; rewind as it says.
+            CacheUnavailable, CacheFull: pause, then apply the batch again.
+        """
+        return self._sync(self._applier.apply(changes, positions))
+
+    async def aapply_many(
+        self, changes: Sequence[Change], *, positions: Mapping[TopicPartition, int] | None = None
+    ) -> list[ApplyResult]:
+        """``apply_many`` for asyncio."""
+        return await self._async(self._applier.apply(changes, positions))
+
+    def fence(self, key: str, version: Version) -> ApplyResult:
+        """Fence a key whose change can not be read (poison), before its record is parked: nothing older is served."""
+        return self._sync(self._applier.fence(key, version))
+
+    async def afence(self, key: str, version: Version) -> ApplyResult:
+        """``fence`` for asyncio."""
+        return await self._async(self._applier.fence(key, version))
+
+    def check_continuity(self, positions: Mapping[TopicPartition, int]) -> Rewind | None:
+        """Whether Redis still holds everything below ``positions``, the next offsets this consumer would read.
+
+        Call it when partitions are assigned, after Redis was away, and now and then. ``None`` = read on; else seek as
+        the ``Rewind`` says. Replay from any offset is safe.
+        """
+        return self._sync(self._checked(self._continuity.check(positions)))
+
+    async def acheck_continuity(self, positions: Mapping[TopicPartition, int]) -> Rewind | None:
+        """``check_continuity`` for asyncio."""
+        return await self._async(self._checked(self._continuity.check(positions)))
+
+    def mark_ready(self, partitions: Sequence[int], *, total: int) -> None:
+        """Say that these partitions, of ``total``, are applied to their end now. Repeat it every second while so.
+
+        Once every partition was marked, an absent key of the view means not found; the times bound ``max_staleness``.
+        """
+        self._sync(self._mark_ready(partitions, total))
+
+    async def amark_ready(self, partitions: Sequence[int], *, total: int) -> None:
+        """``mark_ready`` for asyncio."""
+        await self._async(self._mark_ready(partitions, total))
+
+    def _mark_ready(self, partitions: Sequence[int], total: int) -> Step[None]:
+        if self._space.due():
+            yield from self._space.look()
+        stamp = self._space.now_ms()
+        fields = [part for partition in partitions for part in (partition, stamp)]
+        yield Ask(("HSET", self._space.readiness, "partitions", total, *fields))
+
+    # Life
+
+    def check(self) -> None:
+        """Connect and check now what the first call would check.
+
+        Raises:
+            UnsafeRedis: a view on a Redis that may evict keys.
+            NotPermitted: wrong password, or no right to run scripts on the keys of this namespace.
+            WrongEpoch: the live epoch is beyond the one passed.
+            CacheUnavailable: Redis does not answer.
+        """
+        self._sync(self._space.look())
+
+    async def acheck(self) -> None:
+        """``check`` for asyncio."""
+        await self._async(self._space.look())
+
+    def close(self) -> None:
+        """Finish background work and close the connections of blocking callers."""
+        self._connection.close()
+
+    async def aclose(self) -> None:
+        """Finish background work and close the connections of the running event loop."""
+        await self._connection.aclose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def _checked(self, step: Step[T]) -> Step[T]:
+        if self._space.due():
+            yield from self._space.look()
+        return (yield from step)
+
+    def _sync(self, step: Step[T]) -> T:
+        return self._connection.driver.run(step)
+
+    async def _async(self, step: Step[T]) -> T:
+        return await self._connection.async_driver.run(step)
+
+
+def _limit(duration: Duration | None) -> float | None:
+    return None if duration is None else seconds(duration)
+
+
+def _found(keys: Sequence[str], readings: Sequence[Reading[V]]) -> dict[str, V]:
+    return {key: reading.value for key, reading in zip(keys, readings, strict=True) if reading.value is not None}

@@ -1,0 +1,177 @@
+"""The border to redis-py: clients with bounded latency, and its errors as ours."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+import redis.asyncio
+from redis import exceptions
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.maint_notifications import MaintNotificationsConfig
+from redis.retry import Retry
+
+from headwater_cache.errors import CacheFull
+from headwater_cache.settings import RedisSettings
+from headwater_cache.steps import AsyncDriver, Command, SyncDriver
+from headwater_schemas.errors import CacheUnavailable, HeadwaterError, NotPermitted, UsageError
+
+__all__ = ["Connection", "translate"]
+
+
+def translate(exc: Exception) -> HeadwaterError:
+    """The error of ours for one of redis-py's; the most specific class wins."""
+    match exc:
+        case exceptions.AuthenticationError() | exceptions.AuthorizationError():
+            return NotPermitted(f"Redis refuses the user or password in HEADWATER_REDIS_URL: {exc}")
+        case exceptions.NoPermissionError():
+            return NotPermitted(
+                f"Redis refuses an operation to this user (needs the keys of the namespace, EVALSHA, SCRIPT): {exc}"
+            )
+        case exceptions.OutOfMemoryError():
+            return CacheFull(f"Redis is at maxmemory and refuses writes: {exc}")
+        case exceptions.MaxConnectionsError():
+            return CacheUnavailable(f"no free connection to Redis in time; raise max_connections or send less: {exc}")
+        case exceptions.TimeoutError() | TimeoutError():
+            return CacheUnavailable(f"Redis did not answer in time: {exc}")
+        case exceptions.ConnectionError() | exceptions.ReadOnlyError() | exceptions.ClusterError() | OSError():
+            return CacheUnavailable(f"Redis is not reachable: {exc}")
+        case exceptions.ResponseError():
+            return _of_reply(exc)
+    return CacheUnavailable(f"Redis failed: {exc}")
+
+
+def _of_reply(exc: exceptions.ResponseError) -> HeadwaterError:
+    text = str(exc)
+    if text.startswith("WRONGTYPE"):
+        return UsageError(f"a key of this namespace holds another type; another program uses it: {text}")
+    if "OOM " in text:
+        return CacheFull(f"Redis is at maxmemory and refuses writes: {text}")
+    if "NOPERM" in text or "can't run this command" in text:
+        return NotPermitted(f"Redis refuses an operation to this user: {text}")
+    return CacheUnavailable(f"Redis answered with an error: {text}")
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except exceptions.NoScriptError:
+        raise  # `steps.evaluate` answers it
+    except (exceptions.RedisError, OSError) as exc:
+        raise translate(exc) from exc
+
+
+def _translated_all(replies: list[Any]) -> list[Any]:
+    return [
+        translate(reply)
+        if isinstance(reply, exceptions.RedisError) and not isinstance(reply, exceptions.NoScriptError)
+        else reply
+        for reply in replies
+    ]
+
+
+class _SyncPort:
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+
+    def ask(self, command: Command) -> Any:
+        try:
+            return self._client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
+        except exceptions.NoScriptError:
+            raise
+        except (exceptions.RedisError, OSError) as exc:
+            raise translate(exc) from exc
+
+    def batch(self, commands: Sequence[Command]) -> list[Any]:
+        with _translated(), self._client.pipeline(transaction=False) as pipe:
+            for command in commands:
+                pipe.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
+            return _translated_all(pipe.execute(raise_on_error=False))
+
+
+class _AsyncPort:
+    def __init__(self, client: redis.asyncio.Redis) -> None:
+        self._client = client
+
+    async def ask(self, command: Command) -> Any:
+        with _translated():
+            return await self._client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
+
+    async def batch(self, commands: Sequence[Command]) -> list[Any]:
+        with _translated():
+            async with self._client.pipeline(transaction=False) as pipe:
+                for command in commands:
+                    pipe.execute_command(*command)
+                return _translated_all(await pipe.execute(raise_on_error=False))
+
+
+class Connection:
+    """The clients of one Redis: one for threads, one per event loop; each made when first used."""
+
+    def __init__(self, settings: RedisSettings) -> None:
+        self.settings = settings
+        self._sync: tuple[redis.Redis, SyncDriver] | None = None
+        self._async: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[redis.asyncio.Redis, AsyncDriver]]
+        self._async = weakref.WeakKeyDictionary()
+
+    @property
+    def driver(self) -> SyncDriver:
+        """The driver for blocking callers."""
+        if self._sync is None:
+            pool = redis.BlockingConnectionPool.from_url(
+                self.settings.url, retry=Retry(NoBackoff(), self.settings.retries, _RETRIED), **self._options()
+            )
+            client = redis.Redis(connection_pool=pool)
+            self._sync = client, SyncDriver(_SyncPort(client))
+        return self._sync[1]
+
+    @property
+    def async_driver(self) -> AsyncDriver:
+        """The driver for the running event loop."""
+        loop = asyncio.get_running_loop()
+        found = self._async.get(loop)
+        if found is None:
+            pool = redis.asyncio.BlockingConnectionPool.from_url(
+                self.settings.url, retry=AsyncRetry(NoBackoff(), self.settings.retries, _RETRIED), **self._options()
+            )
+            client = redis.asyncio.Redis(connection_pool=pool)
+            found = self._async[loop] = client, AsyncDriver(_AsyncPort(client))
+        return found[1]
+
+    def _options(self) -> dict[str, Any]:
+        """redis-py's defaults hang for 25 s on a black hole: everything that bounds latency is set here."""
+        return {
+            "socket_timeout": self.settings.timeout,
+            "socket_connect_timeout": self.settings.timeout,
+            "timeout": self.settings.timeout,
+            "max_connections": self.settings.max_connections,
+            "protocol": 3,
+            "decode_responses": False,
+            # Maintenance notices relax the timeouts to 10 s while a managed Redis moves: our budget holds then too.
+            "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+        }
+
+    def close(self) -> None:
+        """Finish what runs in the background and close the connections of the blocking callers."""
+        if self._sync is not None:
+            client, driver = self._sync
+            self._sync = None
+            driver.close()
+            client.connection_pool.disconnect()
+
+    async def aclose(self) -> None:
+        """The same for the running event loop."""
+        found = self._async.pop(asyncio.get_running_loop(), None)
+        if found is not None:
+            client, driver = found
+            await driver.close()
+            await client.connection_pool.disconnect()
+
+
+_RETRIED = (exceptions.ConnectionError,)

@@ -1,0 +1,67 @@
+"""Every metric of the cache, in one list. No key is ever a label; ``entity`` is the cache's name."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from prometheus_client import Counter, Gauge, Histogram
+
+__all__ = [
+    "APPLY",
+    "BREAKER_STATE",
+    "BULKHEAD_REJECTED",
+    "EARLY_REFRESH",
+    "EVENT_LAG",
+    "LEASE",
+    "LOADS_IN_FLIGHT",
+    "LOAD_SECONDS",
+    "REQUESTS",
+    "VERSION_CONFLICT",
+    "WATERMARK_OFFSET",
+    "MetricName",
+]
+
+MetricName = Literal[
+    "headwater_cache_requests_total",  # reads, by where they were answered and how
+    "headwater_cache_apply_total",  # outcomes of the versioned apply, by who wrote
+    "headwater_cache_event_lag_seconds",  # change occurred -> applied
+    "headwater_cache_watermark_offset",  # next offset to be applied
+    "headwater_cache_lease_total",  # leases granted, waited for, lost
+    "headwater_cache_load_seconds",  # one load from the source
+    "headwater_cache_loads_in_flight",
+    "headwater_cache_bulkhead_rejected_total",
+    "headwater_cache_early_refresh_total",  # background refreshes before the hard expiry
+    "headwater_cache_breaker_state",  # 0 closed, 1 half open, 2 open
+    "headwater_cache_version_conflict_total",  # entries and writes of another version domain
+]
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+
+def _counter(name: MetricName, text: str, *labels: str) -> Counter:
+    return Counter(name, text, labels)
+
+
+def _gauge(name: MetricName, text: str, *labels: str) -> Gauge:
+    return Gauge(name, text, labels)
+
+
+def _histogram(name: MetricName, text: str, *labels: str) -> Histogram:
+    return Histogram(name, text, labels, buckets=_SECONDS)
+
+
+REQUESTS = _counter("headwater_cache_requests_total", "Reads, by tier and result.", "entity", "tier", "result")
+APPLY = _counter("headwater_cache_apply_total", "Outcomes of the versioned apply.", "entity", "source", "result")
+EVENT_LAG = _histogram("headwater_cache_event_lag_seconds", "From the change to its apply.", "entity")
+WATERMARK_OFFSET = _gauge(
+    "headwater_cache_watermark_offset", "Next offset to be applied.", "entity", "topic", "partition"
+)
+LEASE = _counter("headwater_cache_lease_total", "Leases granted, waited for and lost.", "entity", "result")
+LOAD_SECONDS = _histogram("headwater_cache_load_seconds", "Duration of one load from the source.", "entity")
+LOADS_IN_FLIGHT = _gauge("headwater_cache_loads_in_flight", "Loads in flight at the source.", "entity")
+BULKHEAD_REJECTED = _counter("headwater_cache_bulkhead_rejected_total", "Loads refused by the bulkhead.", "entity")
+EARLY_REFRESH = _counter("headwater_cache_early_refresh_total", "Refreshes begun before the hard expiry.", "entity")
+BREAKER_STATE = _gauge(
+    "headwater_cache_breaker_state", "Breaker before Redis: 0 closed, 1 half open, 2 open.", "entity"
+)
+VERSION_CONFLICT = _counter("headwater_cache_version_conflict_total", "Meetings with another version domain.", "entity")

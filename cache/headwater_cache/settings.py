@@ -1,0 +1,141 @@
+"""How to reach Redis, and the policy of a cache: small frozen value objects, checked at construction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from headwater_schemas.durations import Duration, seconds
+from headwater_schemas.errors import SettingError, UsageError
+from headwater_schemas.settings import Environment
+
+__all__ = ["CachePolicy", "RedisSettings"]
+
+_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
+
+
+@dataclass(frozen=True, slots=True)
+class RedisSettings:
+    """How to reach Redis.
+
+    Args:
+        url: ``redis://[user:password@]host:port/db``, ``rediss://`` (TLS), ``unix://path``;
+            ``redis+sentinel://host:port,host:port/service/db``; ``redis+cluster://host:port,host:port``.
+        timeout: seconds for one command and for one connection attempt. redis-py's own default is 5 s with ten retries,
+            which made one GET hang for 25 s on a black hole.
+        retries: further tries after a broken connection (never after a timeout: that would double the latency).
+        max_connections: connections per process and kind of client; a caller waits ``timeout`` for a free one.
+    """
+
+    url: str
+    timeout: float = 0.3
+    retries: int = 1
+    max_connections: int = 50
+
+    def __post_init__(self) -> None:
+        if urlsplit(self.url).scheme not in _SCHEMES:
+            shown = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
+            raise SettingError(f"HEADWATER_REDIS_URL must start with one of {shown}")
+        if not 0 < self.timeout <= 10:
+            raise SettingError(
+                f"HEADWATER_REDIS_TIMEOUT is {self.timeout} s: pass more than 0 and at most 10 s, such as 300ms"
+            )
+        if not 0 <= self.retries <= 3:
+            raise SettingError(f"retries={self.retries}: pass 0 to 3; each one adds to the latency of a caller")
+        if self.max_connections < 1:
+            raise SettingError(f"max_connections={self.max_connections}: pass at least 1")
+
+    def __repr__(self) -> str:
+        """Without the password."""
+        parts = urlsplit(self.url)
+        return f"RedisSettings({parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}, timeout={self.timeout})"
+
+    @classmethod
+    def from_env(cls, env: Environment | None = None) -> RedisSettings:
+        """Read ``HEADWATER_REDIS_*``.
+
+        Raises:
+            SettingError: a value is malformed.
+        """
+        env = env or Environment()
+        return cls(url=env.text("HEADWATER_REDIS_URL"), timeout=env.duration("HEADWATER_REDIS_TIMEOUT"))
+
+
+@dataclass(frozen=True, slots=True)
+class CachePolicy:
+    """Durations (seconds, or ``"30s"``) and limits of one cache. The defaults suit cache mode; a view has no expiry.
+
+    Args:
+        soft_ttl: from here on a value is served and refreshed in the background. 0 = never.
+        hard_ttl: from here on a value is not served, except ``stale_if_error``. 0 = never.
+        jitter: share by which each expiry is moved at random: what was written together does not expire together.
+        negative_ttl: how long "the source had none" is believed.
+        fence_ttl: how long a fence lives; must exceed ``lease_ttl``. A value stays physically this much past its hard
+            expiry, so that its version still refuses older ones.
+        tombstone_ttl: how long a delete is remembered; must exceed the lateness of any event or zombie consumer.
+        lease_ttl: how long one process may take to load.
+        wait: how long a reader waits for another's load, a fence or a token's version.
+        passers: how many waiters may pass to the source when the wait is over (per process).
+        loads: how many loads may be in flight at the source (per process).
+        stale_if_error: how long past its hard expiry a value may be served while the source fails; at most
+            ``fence_ttl``.
+        early: strength of XFetch early refresh (Vattani et al., VLDB 2015); 0 = off, 1 = optimal under its model.
+        refreshes: background refreshes per second and process, at most.
+        failover_window: how far a consumer rewinds when it can not know better.
+        key_bytes: longest key.
+        value_bytes: largest encoded value.
+    """
+
+    soft_ttl: Duration = "5m"
+    hard_ttl: Duration = "1h"
+    jitter: float = 0.1
+    negative_ttl: Duration = "30s"
+    fence_ttl: Duration = "10m"
+    tombstone_ttl: Duration = "24h"
+    lease_ttl: Duration = "10s"
+    wait: Duration = "500ms"
+    passers: int = 2
+    loads: int = 32
+    stale_if_error: Duration = "5m"
+    early: float = 1.0
+    refreshes: float = 50.0
+    failover_window: Duration = "30s"
+    key_bytes: int = 512
+    value_bytes: int = 1_000_000
+
+    def __post_init__(self) -> None:
+        for name in _DURATIONS:
+            object.__setattr__(self, name, seconds(getattr(self, name)))
+        if self.seconds_of("fence_ttl") <= self.seconds_of("lease_ttl"):
+            raise UsageError("fence_ttl must exceed lease_ttl: a lost lease fails safe, a lost fence does not")
+        if self.seconds_of("stale_if_error") > self.seconds_of("fence_ttl"):
+            raise UsageError("stale_if_error must not exceed fence_ttl: past that the value is no longer in Redis")
+        soft, hard = self.seconds_of("soft_ttl"), self.seconds_of("hard_ttl")
+        if soft and hard and soft > hard:
+            raise UsageError(f"soft_ttl ({soft} s) must not exceed hard_ttl ({hard} s)")
+        if not 0 <= self.jitter < 1:
+            raise UsageError(f"jitter={self.jitter}: pass a share from 0 to below 1, such as 0.1")
+        if self.loads < 1 or self.passers < 0 or self.key_bytes < 1 or self.value_bytes < 1:
+            raise UsageError("loads, key_bytes and value_bytes must be at least 1, passers at least 0")
+
+    def seconds_of(self, name: str) -> float:
+        """A duration of this policy in seconds."""
+        value: float = getattr(self, name)
+        return value
+
+    def milliseconds(self, name: str) -> int:
+        """A duration of this policy in whole milliseconds."""
+        return round(self.seconds_of(name) * 1000)
+
+
+_DURATIONS = (
+    "soft_ttl",
+    "hard_ttl",
+    "negative_ttl",
+    "fence_ttl",
+    "tombstone_ttl",
+    "lease_ttl",
+    "wait",
+    "stale_if_error",
+    "failover_window",
+)

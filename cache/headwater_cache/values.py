@@ -1,0 +1,56 @@
+"""How values become bytes: msgpack by default, Avro through a codec. Never pickle: reading an entry runs no code."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, Protocol, TypeVar
+
+import msgspec
+
+from headwater_schemas.errors import InvalidValue, SchemaMismatch
+
+__all__ = ["MsgpackValues", "ValueCodec"]
+
+V = TypeVar("V")
+
+
+class ValueCodec(Protocol[V]):
+    """Both directions of one value type. Neither may block on the network once its schema is known."""
+
+    def encode(self, value: V) -> tuple[int, bytes]:
+        """``(schema_id, payload)``; 0 = no schema.
+
+        Raises:
+            InvalidValue: the value can not be encoded; the message names the field.
+        """
+        ...
+
+    def decode(self, schema_id: int, payload: bytes) -> V:
+        """The value.
+
+        Raises:
+            BadRecord: the payload does not fit its schema.
+        """
+        ...
+
+
+class MsgpackValues(Generic[V]):
+    """msgpack through msgspec. ``of``: a msgspec Struct, dataclass or TypedDict, checked when read; else plain data."""
+
+    def __init__(self, of: type[V] | Any = Any) -> None:
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(of)
+
+    def encode(self, value: V) -> tuple[int, bytes]:
+        try:
+            return 0, self._encoder.encode(value)
+        except (TypeError, OverflowError, msgspec.MsgspecError) as exc:
+            raise InvalidValue(f"the value can not be cached as msgpack: {exc}") from exc
+
+    def decode(self, schema_id: int, payload: bytes) -> V:
+        try:
+            value: V = self._decoder.decode(payload)
+        except msgspec.DecodeError as exc:
+            raise SchemaMismatch(
+                f"the cached payload (schema {schema_id}) does not fit the reader's type: {exc}"
+            ) from exc
+        return value

@@ -1,0 +1,39 @@
+"""One Redis for the tests that only need names of their own, on a free port: they may not disturb the shared stack."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from cache.redis_server import RedisServer
+
+_names = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One server for all tests that only need names of their own."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    return redis_server.url
+
+
+@pytest.fixture
+def raw(redis_server: RedisServer) -> Iterator[redis.Redis]:
+    """A bare client, to look and to interfere."""
+    with redis_server.client() as client:
+        yield client
+
+
+@pytest.fixture
+def name() -> str:
+    """A namespace that no other test uses."""
+    return f"flights-{next(_names)}"
