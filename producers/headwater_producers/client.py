@@ -1,0 +1,304 @@
+"""The client: one librdkafka producer, polled by whoever is there.
+
+librdkafka hands delivery reports to the thread that polls, one at a time, taking the interpreter lock for each. A
+thread that only polls therefore starves beside a busy one (300 reports a second were seen), so reports are served where
+the work is: ``emit`` polls now and then, an event loop in which somebody awaits polls from a timer, and a background
+thread polls only while nobody else does. One thread polls at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Final
+
+from confluent_kafka import KafkaError, KafkaException, Producer
+
+from headwater_producers.backpressure import Block
+from headwater_producers.border import is_authentication
+from headwater_producers.complaints import Complaints
+from headwater_producers.delivery import Waiter
+from headwater_producers.envelope import Header
+from headwater_producers.errors import ProducerClosed
+from headwater_producers.process import unwatch, watch
+from headwater_producers.route import Route
+from headwater_producers.settings import ProducerSettings
+from headwater_schemas.clock import SystemClock
+from headwater_schemas.errors import Overloaded, SettingError
+
+__all__ = ["ANY_PARTITION", "Client", "OnDelivery"]
+
+OnDelivery = Callable[[Any, Any], None]
+"""librdkafka's delivery report: ``(KafkaError | None, Message)``."""
+
+ANY_PARTITION: Final = -1
+"""Let the partitioner choose."""
+
+_TICK: Final = 0.002
+_STAND_ASIDE: Final = 0.02
+_IDLE: Final = 0.5
+_SLICE: Final = 0.1
+
+_log = logging.getLogger("headwater.producers")
+
+
+class Client:
+    """A librdkafka producer with its queue, its reports and its end. Safe to share between threads.
+
+    It starts at ``start`` or at first use.
+
+    Args:
+        settings: of the producer.
+        on_fork: called in a forked child, before anything is sent there.
+    """
+
+    def __init__(self, settings: ProducerSettings, on_fork: Callable[[], None] | None = None) -> None:
+        self.settings = settings
+        self.routes: dict[str, Route] = {}
+        self._on_fork = on_fork
+        self._closed = False
+        self._high_water = settings.queue_records * 3 // 4
+        self._arm()
+
+    def _arm(self) -> None:
+        """The state of a client that has not started."""
+        self.woken: list[Waiter] = []
+        self.last_error: KafkaError | None = None
+        self.asleep = False
+        self.produce: Callable[..., None] = self._start_and_produce
+        """librdkafka's own ``produce``, as thin as it comes; ``BufferError`` when the queue is full."""
+        self._producer: Producer | None = None
+        self._starting = threading.Lock()
+        self._polling = threading.Lock()
+        self._polls = 0
+        self._loops: set[asyncio.AbstractEventLoop] = set()
+        self._wake = threading.Event()
+        self._complaints = Complaints(SystemClock())
+        self._thread = threading.Thread(target=self._poll_while_idle, name="headwater-producer", daemon=True)
+
+    def __len__(self) -> int:
+        """Records not yet acknowledged or failed."""
+        producer = self._producer
+        return 0 if producer is None else len(producer)
+
+    def start(self) -> None:
+        """Make the librdkafka producer; connecting is its own business and takes place later. Once is enough.
+
+        Raises:
+            SettingError: librdkafka refuses the configuration.
+            ProducerClosed: it was closed.
+        """
+        with self._starting:
+            if self._closed:
+                raise ProducerClosed("the producer is closed; make a new one")
+            if self._producer is None:
+                config = self.settings.client_config() | {"error_cb": self._on_error, "logger": _log}
+                try:
+                    self._producer = Producer(config)
+                except (KafkaException, ValueError, TypeError) as exc:
+                    raise SettingError(f"librdkafka refuses the settings: {exc}") from exc
+                self.produce = self._producer.produce
+                self._thread.start()
+                watch(self)
+
+    def wake(self) -> None:
+        """There is something to poll for again. Callers look at ``asleep`` first."""
+        self._wake.set()
+
+    def produce_when_room(
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None,
+        headers: list[Header],
+        partition: int,
+        on_delivery: OnDelivery | None,
+    ) -> None:
+        """``produce`` for a full queue, by the back-pressure policy of the settings.
+
+        Raises:
+            Overloaded: there was no room in time, or the policy or a running event loop forbids to wait.
+        """
+        policy = self.settings.back_pressure
+        patience = policy.seconds if isinstance(policy, Block) and not _in_event_loop() else 0.0
+        deadline = time.monotonic() + patience
+        while True:
+            self._serve(max(0.0, min(_SLICE, deadline - time.monotonic())))
+            try:
+                return self.produce(topic, value, key, partition, on_delivery=on_delivery, headers=headers)
+            except BufferError as exc:
+                if time.monotonic() >= deadline:
+                    self._high_water = min(self._high_water, len(self) // 2)
+                    raise self._overloaded(patience) from exc
+
+    def poll(self) -> None:
+        """Serve the delivery reports that are there, in this thread. Never blocks."""
+        self._polls += 1
+        self._serve(0.0)
+
+    def serve_from(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Poll from a timer of ``loop`` as long as records are on the way. Call it in the loop."""
+        if loop not in self._loops:
+            self._loops.add(loop)
+            loop.call_later(_TICK, self._tick, loop)
+
+    async def drain(self) -> None:
+        """Wait until the queue has room for a good many records."""
+        self.poll()
+        while len(self) > self._high_water:
+            await asyncio.sleep(_TICK)
+            self.poll()
+        self._high_water = self.settings.queue_records * 3 // 4
+
+    def flush(self, timeout: float) -> int:
+        """Wait until every record is acknowledged or failed; gives how many are not after ``timeout`` seconds. Blocks.
+
+        Does not wait for lingering batches to fill.
+        """
+        deadline = time.monotonic() + timeout
+        while self._producer is not None and len(self._producer) and (left := deadline - time.monotonic()) > 0:
+            with self._polling:
+                self._producer.flush(min(_SLICE, left))
+                self._report()
+        return len(self)
+
+    def close(self, timeout: float) -> Counter[str]:
+        """Flush, give up what is left, stop. Gives how many records were given up, by topic; their deliveries fail.
+
+        Blocks up to ``timeout`` seconds and a little more.
+        """
+        try:
+            self.flush(timeout)
+        finally:
+            with self._starting, self._polling:
+                given_up = self._stop()
+        if self._thread.is_alive():
+            self._wake.set()
+            self._thread.join()
+        return given_up
+
+    def after_fork(self) -> None:
+        """Start anew in a forked child. librdkafka's threads stayed in the parent, so that even freeing what was
+        inherited would hang: it is kept for good."""
+        if self._producer is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._producer))
+        for route in self.routes.values():
+            route.orphaned = True
+        self.routes.clear()
+        self._arm()
+        if self._on_fork is not None:
+            self._on_fork()
+
+    def _start_and_produce(self, *args: Any, **kwargs: Any) -> None:
+        self.start()
+        self.produce(*args, **kwargs)
+
+    def _serve(self, timeout: float) -> None:
+        """Poll, unless another thread polls and goes on doing so for ``timeout`` seconds."""
+        if self._polling.acquire(timeout=timeout):
+            try:
+                if self._producer is not None:
+                    self._producer.poll(timeout)
+                    self._report()
+            finally:
+                self._polling.release()
+
+    def _report(self) -> None:
+        """After a poll, under its lock: wake who waits, count, complain."""
+        if self.woken:
+            woken, self.woken = self.woken, []
+            _wake_all(woken)
+        for route in tuple(self.routes.values()):
+            if failures := route.report():
+                self._complaints.add(route.topic, failures)
+
+    def _stop(self) -> Counter[str]:
+        producer = self._producer
+        given_up: Counter[str] = Counter()
+        self._closed = True
+        self.produce = _closed
+        if producer is None:
+            return given_up
+        if len(producer):
+            producer.purge()
+            producer.flush(1.0)  # only serves the reports of what was purged
+            given_up = Counter({route.topic: len(route.failures) for route in self.routes.values() if route.failures})
+        self._report()
+        self._complaints.close()
+        self._producer = None
+        unwatch(self)
+        return given_up
+
+    def _poll_while_idle(self) -> None:
+        while not self._closed:
+            if not len(self):
+                self._sleep()
+            seen = self._polls
+            time.sleep(_TICK)
+            if seen == self._polls:
+                self._serve(0.0)
+            else:
+                time.sleep(_STAND_ASIDE)
+
+    def _sleep(self) -> None:
+        self._wake.clear()
+        self.asleep = True
+        # A record that came before ``asleep`` was set did not wake us: look again.
+        if not len(self) and not self._closed:
+            self._wake.wait(_IDLE)
+        self.asleep = False
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.poll()
+        if len(self):
+            loop.call_later(_TICK, self._tick, loop)
+        else:
+            self._loops.discard(loop)
+
+    def _on_error(self, error: KafkaError) -> None:
+        self.last_error = error
+        if is_authentication(error):
+            _log.error("the broker refuses our credentials: %s", error.str())
+
+    def _overloaded(self, waited: float) -> Overloaded:
+        limits = f"{self.settings.queue_records} records or {self.settings.queue_bytes} bytes"
+        why = f"; last seen from the broker: {self.last_error.str()}" if self.last_error else ""
+        advice = "in a coroutine `await producer.drain()` between emits" if _in_event_loop() else "slow down"
+        return Overloaded(f"the producer's queue ({limits}) is full, waited {waited:g} s{why}: {advice}")
+
+
+def _closed(*_args: Any, **_kwargs: Any) -> None:
+    raise ProducerClosed("the producer is closed; make a new one")
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _wake_all(woken: list[Waiter]) -> None:
+    by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    for waiter in woken:
+        if isinstance(waiter, threading.Event):
+            waiter.set()
+        else:
+            by_loop.setdefault(waiter.get_loop(), []).append(waiter)
+    for loop, futures in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_resolve, futures)
+        except RuntimeError:
+            _log.debug("an event loop was closed before its deliveries were acknowledged")
+
+
+def _resolve(futures: list[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)

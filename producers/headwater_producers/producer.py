@@ -1,0 +1,283 @@
+"""The producer: emit events to topics of the catalogue."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Final, Self
+
+import msgspec
+from confluent_kafka import KafkaException
+
+from headwater_producers.border import translate
+from headwater_producers.client import ANY_PARTITION, Client, OnDelivery
+from headwater_producers.delivery import Delivery
+from headwater_producers.envelope import Envelope, Header
+from headwater_producers.errors import DeliveryPending
+from headwater_producers.route import Route
+from headwater_producers.settings import ProducerSettings
+from headwater_schemas.catalogue import Catalogue
+from headwater_schemas.clock import Clock, SystemClock
+from headwater_schemas.codec import Codec
+from headwater_schemas.errors import BrokerUnavailable, UsageError
+from headwater_schemas.registry import Registry, SchemaRegistry
+from headwater_schemas.settings import Environment, RegistrySettings
+
+__all__ = ["EventProducer"]
+
+_POLL_EVERY: Final = 64
+"""Emits between two polls; a power of two. Rarer is not faster, and lets reports pile up."""
+
+_log = logging.getLogger("headwater.producers")
+
+
+class EventProducer:
+    """Emits events: schema-checked Avro values with CloudEvents headers, in order per key, kept by all replicas.
+
+    Make one per process and share it: threads and coroutines may all use it. ``emit`` returns before anything is sent;
+    the ``Delivery`` says when the event is safe. Until then it is lost if the process is killed. Order per key holds
+    among the events of one producer.
+
+    Use it as a context manager (``with`` or ``async with``), or call ``close``. After a fork the child may go on using
+    it (it gets connections of its own); the deliveries of the parent's events stay with the parent.
+
+    Args:
+        settings: how to send.
+        catalogue: which topics there are, and the schemas of their values.
+        registry: where schemas get their ids, or a codec made elsewhere.
+        source: the name of the emitting service: ``ce_source`` of every event.
+        clock: gives ``ce_time``; only a test passes another than the system's.
+
+    Raises:
+        SettingError: librdkafka refuses the settings. Whether the brokers are there is not looked at.
+        UsageError: ``source`` is empty.
+    """
+
+    def __init__(
+        self,
+        settings: ProducerSettings,
+        catalogue: Catalogue,
+        registry: SchemaRegistry | Codec,
+        *,
+        source: str,
+        clock: Clock | None = None,
+    ) -> None:
+        self._catalogue = catalogue
+        self._codec = registry if isinstance(registry, Codec) else Codec(catalogue, registry)
+        self._envelope = Envelope(source, clock or SystemClock())
+        self._client = Client(settings, on_fork=self._envelope.renew)
+        self._routes = self._client.routes
+        self._settings = settings
+        self._client.start()
+
+    @classmethod
+    def from_env(cls, *, source: str, env: Environment | None = None) -> Self:
+        """A producer by the ``HEADWATER_*`` settings, with the catalogue of ``HEADWATER_CONTRACTS``.
+
+        Raises:
+            SettingError: a setting is unknown, malformed or missing.
+            UsageError: the catalogue is wrong.
+        """
+        env = env or Environment()
+        registry = Registry(RegistrySettings.from_env(env))
+        return cls(ProducerSettings.from_env(env), Catalogue.from_env(env), registry, source=source)
+
+    def __len__(self) -> int:
+        """Events not yet acknowledged or failed."""
+        return len(self._client)
+
+    def emit(
+        self,
+        topic: str,
+        value: Mapping[str, Any] | msgspec.Struct | None,
+        *,
+        key: str | bytes | None = None,
+        headers: Mapping[str, str | bytes | None] | None = None,
+        id: str | None = None,  # noqa: A002 - CloudEvents' own name for it
+        time: datetime | float | None = None,
+        traceparent: str | None = None,
+    ) -> Delivery:
+        """Queue an event for sending.
+
+        Does not block, but for two cases: the first emit to a topic asks the registry (see ``prepare``), and a full
+        queue waits as the back-pressure policy says. Returning does not promise that the event is sent: wait for the
+        delivery. When it raises, nothing was queued.
+
+        Args:
+            topic: a topic of the catalogue.
+            value: a dict or a generated struct; ``None`` is a tombstone, for compacted topics.
+            key: decides partition and order; ``None`` leaves the partition to chance. Compacted topics need one.
+            headers: further headers, passed on as they are.
+            id: the event's id, when it has one already (the same event emitted twice should keep it).
+            time: when it happened: an aware datetime or seconds since the epoch; default now.
+            traceparent: W3C trace context; default that of the active OpenTelemetry span, if there is one.
+
+        Raises:
+            InvalidValue: the value does not match the schema; ``field`` names where.
+            UnknownTopic: the topic is not in the catalogue.
+            RecordTooLarge: it is over ``HEADWATER_KAFKA_MAX_RECORD_BYTES``.
+            UsageError: a key, header, time or traceparent of the wrong kind.
+            RegistryUnavailable: the first emit to this topic, and the registry does not answer.
+            Overloaded: the queue is full.
+            ProducerClosed: after ``close``.
+        """
+        route = self._routes.get(topic) or self._open_route(topic)
+        raw_key = key.encode() if key.__class__ is str else self._checked_key(route, key)
+        payload = route.encode(value) if value is not None else None
+        if payload is None and not route.compacted:
+            raise UsageError(f"value=None is a tombstone, and {topic!r} is not compacted: pass a value")
+        envelope = self._envelope
+        number = next(envelope.numbers)
+        if headers is None and id is None and time is None and traceparent is None:
+            event_id = envelope.new_id(number)
+            record_headers = envelope.headers(event_id, route.ce_type)
+        else:
+            event_id = envelope.new_id(number) if id is None else id
+            record_headers = envelope.custom_headers(event_id, route.ce_type, time, traceparent, headers)
+        delivery = Delivery(route, event_id)
+        client = route.client
+        try:
+            client.produce(topic, payload, raw_key, on_delivery=delivery.settle, headers=record_headers)
+        except BufferError:
+            client.produce_when_room(topic, payload, raw_key, record_headers, ANY_PARTITION, delivery.settle)
+        except KafkaException as exc:
+            raise translate(exc.args[0], topic) from exc
+        if client.asleep:
+            client.wake()
+        if not number % _POLL_EVERY:
+            client.poll()
+        return delivery
+
+    def emit_raw(
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None = None,
+        headers: list[Header] | None = None,
+        partition: int | None = None,
+        on_delivery: OnDelivery | None = None,
+    ) -> None:
+        """Queue a record as it is: no catalogue, no schema, no headers of ours, no metrics. For the layers above.
+
+        Shares queue, connections and order with ``emit``. It never polls: whoever calls it in a loop calls ``poll``
+        once per batch. Blocks only when the queue is full and the policy says so.
+
+        Args:
+            topic: any topic.
+            value: the framed bytes; ``None`` is a tombstone.
+            key: the key bytes.
+            headers: all headers.
+            partition: where to put it; ``None`` lets the partitioner choose by key.
+            on_delivery: librdkafka's report ``(KafkaError | None, Message)``, called by the thread that polls. It must
+                be short and must not raise; ``headwater_producers.border.translate`` makes the error one of ours.
+
+        Raises:
+            RecordTooLarge, Overloaded, ProducerClosed: as ``emit``.
+        """
+        client = self._client
+        where = ANY_PARTITION if partition is None else partition
+        try:
+            client.produce(topic, value, key, where, on_delivery=on_delivery, headers=headers)
+        except BufferError:
+            client.produce_when_room(topic, value, key, headers or [], where, on_delivery)
+        except KafkaException as exc:
+            raise translate(exc.args[0], topic) from exc
+        if client.asleep:
+            client.wake()
+
+    def poll(self) -> None:
+        """Serve the delivery reports that are there, in this thread; never blocks. ``emit`` does it now and then."""
+        self._client.poll()
+
+    def prepare(self, *topics: str) -> None:
+        """Ask the registry for the schemas of ``topics`` now, so that their first emit does not block. Blocks.
+
+        In a coroutine: ``await asyncio.to_thread(producer.prepare, "orders.placed")``.
+
+        Raises:
+            UnknownTopic, IncompatibleSchema, RegistryUnavailable: as the first ``emit`` would.
+        """
+        for topic in topics:
+            if topic not in self._routes:
+                self._open_route(topic)
+
+    async def drain(self) -> None:
+        """Wait until the queue has room again; returns at once when it has.
+
+        The back pressure of coroutines, as with ``asyncio.StreamWriter``: call it between emits. It does not wait for
+        deliveries.
+        """
+        await self._client.drain()
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Wait until every event so far is acknowledged or failed. Blocks.
+
+        Returning does not promise that they were acknowledged: a delivery may have failed (it is logged, and counted).
+
+        Args:
+            timeout: seconds; ``None`` waits as long as the delivery timeout lets it take.
+
+        Raises:
+            DeliveryPending: some are still on the way.
+        """
+        pending = self._client.flush(self._patience(timeout))
+        if pending:
+            raise DeliveryPending(f"{pending} events are still on the way to the broker")
+
+    def close(self, timeout: float | None = None) -> None:
+        """Flush, then stop. What is not acknowledged in ``timeout`` seconds is given up: its deliveries fail. Blocks.
+
+        Closing twice is no error.
+
+        Args:
+            timeout: seconds; ``None`` waits as long as the delivery timeout lets it take.
+
+        Raises:
+            BrokerUnavailable: events were given up.
+        """
+        given_up = self._client.close(self._patience(timeout))
+        if given_up:
+            lost = ", ".join(f"{count} to {topic}" for topic, count in sorted(given_up.items()))
+            raise BrokerUnavailable(f"closed with events not acknowledged: {lost}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        try:
+            self.close()
+        except BrokerUnavailable as lost:
+            if exc is None:
+                raise
+            _log.error("%s", lost)  # the error that is under way matters more
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.__exit__, kind, exc, tb)
+
+    def _patience(self, timeout: float | None) -> float:
+        # The second on top lets librdkafka report the timeouts of its own first.
+        return self._settings.delivery_timeout + 1.0 if timeout is None else timeout
+
+    def _open_route(self, topic: str) -> Route:
+        """The way to a topic, made at its first use."""
+        spec = self._catalogue.topic(topic)
+        encode = self._codec.encoder(topic)
+        route = Route(self._client, topic, encode, compacted="compact" in spec.cleanup)
+        return self._routes.setdefault(topic, route)
+
+    def _checked_key(self, route: Route, key: str | bytes | None) -> bytes | None:
+        if isinstance(key, str):
+            return key.encode()
+        if key is None and route.compacted:
+            raise UsageError(f"{route.topic!r} is compacted and keeps the newest value of each key: pass key=")
+        if key is None or isinstance(key, bytes):
+            return key
+        raise UsageError(f"key={key!r} must be a str or bytes: pass e.g. str(key)")
