@@ -14,20 +14,23 @@ from headwater_cache.errors import (
     ViewNotReady,
     WrongEpoch,
 )
+from headwater_cache.explain import Explanation
 from headwater_cache.reads import Reading
 from headwater_cache.settings import CachePolicy, RedisSettings
-from headwater_cache.values import MsgpackValues, ValueCodec
+from headwater_cache.values import AvroValues, MsgpackValues, ValueCodec
 from headwater_cache.versions import Version, VersionToken, log_version, version
 
 __all__ = [
     "ApplyOutcome",
     "ApplyResult",
+    "AvroValues",
     "CacheFull",
     "CachePolicy",
     "Change",
     "ChangeLog",
     "ContinuityLost",
     "EntityCache",
+    "Explanation",
     "InvalidKey",
     "MsgpackValues",
     "NotVisibleYet",

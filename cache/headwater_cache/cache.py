@@ -11,6 +11,7 @@ from headwater_cache.applier import Applier
 from headwater_cache.changes import ApplyResult, Change, ChangeLog
 from headwater_cache.connection import Connection
 from headwater_cache.continuity import Continuity, Rewind, TopicPartition
+from headwater_cache.explain import Explanation, explain
 from headwater_cache.reads import Reading, ViewReads
 from headwater_cache.scripts import TOUCH
 from headwater_cache.settings import CachePolicy, RedisSettings
@@ -252,6 +253,14 @@ class EntityCache(Generic[V]):
         stamp = self._space.now_ms()
         fields = [part for partition in partitions for part in (partition, stamp)]
         yield Ask(("HSET", self._space.readiness, "partitions", total, *fields))
+
+    def explain(self, key: str) -> Explanation:
+        """Everything Redis holds about a key: state, version, lease, last refusal, watermarks. Changes nothing."""
+        return self._sync(explain(self._space, key))
+
+    async def aexplain(self, key: str) -> Explanation:
+        """``explain`` for asyncio."""
+        return await self._async(explain(self._space, key))
 
     # Life
 

@@ -6,9 +6,11 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
+from headwater_schemas.codec import Decoder, Encoder
 from headwater_schemas.errors import InvalidValue, SchemaMismatch
+from headwater_schemas.wire import PREFIX_BYTES, frame, schema_id_of
 
-__all__ = ["MsgpackValues", "ValueCodec"]
+__all__ = ["AvroValues", "MsgpackValues", "ValueCodec"]
 
 V = TypeVar("V")
 
@@ -54,3 +56,22 @@ class MsgpackValues(Generic[V]):
                 f"the cached payload (schema {schema_id}) does not fit the reader's type: {exc}"
             ) from exc
         return value
+
+
+class AvroValues:
+    """Avro, through a framing encoder and decoder such as ``headwater_schemas.Codec`` makes.
+
+    The entry keeps the schema id and the bare payload, exactly as a ChangeEvent carries them, so the event path stores
+    values without decoding them.
+    """
+
+    def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
+        self._encoder = encoder
+        self._decoder = decoder
+
+    def encode(self, value: Any) -> tuple[int, bytes]:
+        framed = self._encoder(value)
+        return schema_id_of(framed), framed[PREFIX_BYTES:]
+
+    def decode(self, schema_id: int, payload: bytes) -> Any:
+        return self._decoder(frame(schema_id, payload))
