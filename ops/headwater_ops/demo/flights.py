@@ -11,7 +11,7 @@ from typing import Any
 
 from headwater_ops.demo.events import ARRIVED, CANCELLED, DEPARTED, SCHEDULED
 
-__all__ = ["STATUSES", "Enrich", "complete", "fold_flight"]
+__all__ = ["STATUSES", "Enrich", "complete", "facts_known", "fold_flight"]
 
 Value = dict[str, Any]
 Enrich = Callable[[Mapping[str, Any]], Value]
@@ -90,3 +90,8 @@ def complete(state: Mapping[str, Any]) -> bool:
     if state["scheduled_arrival"] is None:
         return False
     return state["cancelled_at"] is not None or (state["departed_at"] is not None and state["arrived_at"] is not None)
+
+
+def facts_known(state: Mapping[str, Any]) -> int:
+    """How many of a flight's events the state holds."""
+    return sum(state[mark] is not None for mark in _MARK.values())
