@@ -11,7 +11,7 @@ from typing import Any
 
 from headwater_ops.demo.events import ARRIVED, CANCELLED, DEPARTED, SCHEDULED
 
-__all__ = ["STATUSES", "Enrich", "complete", "facts_known", "fold_flight"]
+__all__ = ["STATUSES", "Enrich", "complete", "facts_known", "fold_flight", "shows"]
 
 Value = dict[str, Any]
 Enrich = Callable[[Mapping[str, Any]], Value]
@@ -61,7 +61,7 @@ def fold_flight(state: Value | None, topic: str, event: Mapping[str, Any], enric
     """
     if state is None:
         state = {name: event[name] for name in _IDENTITY} | _BLANK | {"status": "SCHEDULED"}
-    elif state[_MARK[topic]] is not None:
+    elif shows(state, topic):
         return None
     else:
         state = state.copy()
@@ -83,6 +83,11 @@ def fold_flight(state: Value | None, topic: str, event: Mapping[str, Any], enric
     else:
         state["cancelled_at"] = event["cancelled_at"]
     return state
+
+
+def shows(state: Mapping[str, Any], topic: str) -> bool:
+    """Whether the state holds the flight's event of this topic."""
+    return state[_MARK[topic]] is not None
 
 
 def complete(state: Mapping[str, Any]) -> bool:

@@ -1,0 +1,68 @@
+"""Measuring from emit to the reader."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from headwater_ops.demo.events import DEPARTED, SCHEDULED, WEATHER, DemoEvent
+from headwater_ops.demo.figures import quantile
+from headwater_ops.demo.visibility import Visibility
+from headwater_schemas.clock import ManualClock
+
+MARKS: dict[str, Any] = dict.fromkeys(("scheduled_arrival", "departed_at", "arrived_at", "cancelled_at"))
+
+
+class Cache:
+    def __init__(self) -> None:
+        self.states: dict[str, dict[str, Any]] = {}
+
+    def read_many(self, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
+        return {key: self.states[key] for key in keys if key in self.states}
+
+
+def test_a_sample_is_timed_when_the_cache_shows_its_event() -> None:
+    cache, clock = Cache(), ManualClock()
+    visibility = Visibility(cache.read_many, clock, every=1)
+
+    visibility.emitted(DemoEvent(DEPARTED, "f", {}))
+    clock.advance(0.010)
+    cache.states["f"] = MARKS | {"scheduled_arrival": 1}  # another event of the flight
+    visibility.look()
+    assert (visibility.waiting, visibility.seconds) == (1, [])
+
+    clock.advance(0.005)
+    cache.states["f"] = MARKS | {"scheduled_arrival": 1, "departed_at": 2}
+    visibility.look()
+    assert visibility.waiting == 0
+    assert [round(seconds, 6) for seconds in visibility.seconds] == [0.015]
+
+
+def test_the_age_is_that_of_the_oldest_sample() -> None:
+    cache, clock = Cache(), ManualClock()
+    visibility = Visibility(cache.read_many, clock, every=1)
+    assert visibility.age == 0.0
+    visibility.emitted(DemoEvent(SCHEDULED, "a", {}))
+    clock.advance(2)
+    visibility.emitted(DemoEvent(SCHEDULED, "b", {}))
+    clock.advance(1)
+    assert visibility.age == 3.0
+    cache.states["a"] = MARKS | {"scheduled_arrival": 1}
+    visibility.look()
+    assert visibility.age == 1.0
+
+
+def test_one_flight_event_in_so_many_is_a_sample_and_weather_never() -> None:
+    visibility = Visibility(Cache().read_many, ManualClock(), every=3)
+    for number in range(9):
+        visibility.emitted(DemoEvent(SCHEDULED, str(number), {}))
+        visibility.emitted(DemoEvent(WEATHER, "EWR", {}))
+    assert visibility.waiting == 3
+
+
+def test_quantiles_are_samples_that_occurred() -> None:
+    samples = [float(n) for n in range(1, 101)]
+    assert quantile(samples, 0.5) == 50.0
+    assert quantile(samples, 0.99) == 99.0
+    assert quantile([7.0], 0.99) == 7.0
+    assert quantile([], 0.99) is None
