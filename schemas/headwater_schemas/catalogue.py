@@ -37,7 +37,16 @@ from headwater_schemas.settings import Environment
 from headwater_schemas.soundness import unsound
 from headwater_schemas.wire import check_topic_name, dead_letter_topic, retry_topic
 
-__all__ = ["COMPATIBILITIES", "PACKAGE_FOLDER", "Catalogue", "Cleanup", "Compatibility", "Schema", "TopicSpec"]
+__all__ = [
+    "COMPATIBILITIES",
+    "PACKAGE_FOLDER",
+    "Catalogue",
+    "Cleanup",
+    "Compatibility",
+    "Schema",
+    "TopicSpec",
+    "read_contracts",
+]
 
 Schema = dict[str, Any]
 """An Avro record schema as parsed JSON."""
@@ -173,7 +182,7 @@ class Catalogue:
         schemas: dict[str, Schema] = {}
         topics: dict[str, TopicSpec] = {}
         for folder in map(Path, folders):
-            for name, schema in _read_contracts(folder).items():
+            for name, schema in read_contracts(folder).items():
                 _add(schemas, name, schema, "contract", folder)
             for spec in _read_topics(folder / "topics.toml"):
                 _add(topics, spec.name, spec, "topic", folder)
@@ -234,7 +243,12 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f"it has {', '.join(names)}" if 0 < len(names) <= 12 else f"it has {len(names)} others"
 
 
-def _read_contracts(folder: Path) -> dict[str, Schema]:
+def read_contracts(folder: Path) -> dict[str, Schema]:
+    """The record schemas of one contract folder, by record name.
+
+    Raises:
+        UsageError: a file is not an Avro record schema, or not named as its record.
+    """
     schemas = {}
     for path in sorted((folder / "contracts").glob("*.avsc")):
         try:
