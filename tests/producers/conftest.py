@@ -1,0 +1,62 @@
+"""A topic of the test's own and producers that end with the test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from typing import Any
+
+import pytest
+
+from headwater_ops.stack import Endpoints
+from headwater_producers import EventProducer
+from headwater_schemas.catalogue import Catalogue, TopicSpec
+from headwater_schemas.errors import BrokerUnavailable
+from headwater_schemas.registry import LocalRegistry
+from producers.orders import NOWHERE, MakeProducer, catalogue_of, create_topic, settings_for
+
+
+@pytest.fixture
+def topic(endpoints: Endpoints, topic_name: str) -> str:
+    """A topic of four partitions on the broker."""
+    create_topic(endpoints.bootstrap, topic_name)
+    return topic_name
+
+
+@pytest.fixture
+def catalogue(topic_name: str) -> Catalogue:
+    """The topic, and the same with ``-compacted`` behind its name."""
+    return catalogue_of(
+        TopicSpec(topic_name, "Order"), TopicSpec(f"{topic_name}-compacted", "Order", cleanup="compact")
+    )
+
+
+@pytest.fixture
+def make_producer(catalogue: Catalogue) -> Iterator[MakeProducer]:
+    """Makes producers with a registry in memory; what they still hold at the end of the test is given up."""
+    with ExitStack() as stack:
+
+        def make(bootstrap: str, registry: Any = None, **changes: Any) -> EventProducer:
+            settings = settings_for(bootstrap, **changes)
+            producer = EventProducer(settings, catalogue, registry or LocalRegistry(), source="orders-service")
+            stack.callback(_close, producer)
+            return producer
+
+        yield make
+
+
+def _close(producer: EventProducer) -> None:
+    with suppress(BrokerUnavailable):
+        producer.close(0)
+
+
+@pytest.fixture
+def producer(make_producer: MakeProducer, endpoints: Endpoints) -> EventProducer:
+    """A producer to the real broker."""
+    return make_producer(endpoints.bootstrap)
+
+
+@pytest.fixture
+def nowhere(make_producer: MakeProducer) -> EventProducer:
+    """A producer whose broker is down."""
+    return make_producer(NOWHERE)
