@@ -225,14 +225,18 @@ def _decoder(registry: SchemaRegistry, reader: Schema | None, type_: Any) -> Dec
 def _plan(registry: SchemaRegistry, schema_id: int, reader: Schema | None) -> tuple[Any, Any]:
     """The schemas to read values of this id with: the writer's, and the reader's when they differ."""
     writer = registry.schema(schema_id)
-    problem = unsound(writer)
+    try:
+        parsed = fastavro.parse_schema(writer)
+        problem = unsound(writer)
+    except Exception as exc:  # whatever a schema that is not Avro, or refers to another subject's, happens to cause
+        raise SchemaMismatch(f"schema id {schema_id} is not a schema that can be read: {exc!r}") from exc
     if problem is not None:
         raise SchemaMismatch(f"schema id {schema_id} cannot be read safely: {problem}")
     if reader is None:
-        return fastavro.parse_schema(writer), None
+        return parsed, None
     if _shape(reader) == _shape(writer):
         return fastavro.parse_schema(reader), None
-    return fastavro.parse_schema(writer), fastavro.parse_schema(reader)
+    return parsed, fastavro.parse_schema(reader)
 
 
 _NOT_SHAPE: Final = frozenset({"doc", "aliases", "order", "default"})

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from headwater_schemas.durations import seconds
 from headwater_schemas.errors import SettingError, UsageError
@@ -62,7 +63,10 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("HEADWATER_REGISTRY_USERNAME", None, "User name for the registry, if it asks for one."),
     Setting("HEADWATER_REGISTRY_PASSWORD", None, "Password for the registry.", secret=True),
-    Setting("HEADWATER_REGISTRY_TIMEOUT", "5s", "Time limit of one registry request."),
+    Setting("HEADWATER_REGISTRY_CA", None, "Path of the CA certificates (PEM) that signed the registry's."),
+    Setting("HEADWATER_REGISTRY_CERT", None, "Path of the client certificate (PEM), for mutual TLS."),
+    Setting("HEADWATER_REGISTRY_KEY", None, "Path of the client key (PEM), for mutual TLS."),
+    Setting("HEADWATER_REGISTRY_TIMEOUT", "5s", "How long the registry may take to connect, and to answer."),
     Setting(
         "HEADWATER_REGISTRY_AUTO_REGISTER",
         "true",
@@ -212,10 +216,10 @@ class KafkaSettings:
     ca: str | None = None
     cert: str | None = None
     key: str | None = None
-    key_password: str | None = None
+    key_password: str | None = field(default=None, repr=False)
     mechanism: str | None = None
     username: str | None = None
-    password: str | None = None
+    password: str | None = field(default=None, repr=False)
     token_url: str | None = None
     max_record_bytes: int = 1_000_000
 
@@ -296,12 +300,22 @@ class RegistrySettings:
 
     url: str
     username: str | None = None
-    password: str | None = None
+    password: str | None = field(default=None, repr=False)
     timeout: float = 5.0
+    ca: str | None = None
+    cert: str | None = None
+    key: str | None = None
 
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")):
             raise SettingError(f"HEADWATER_REGISTRY_URL={self.url!r} must start with http:// or https://")
+        if "@" in urlsplit(self.url).netloc:
+            # The address ends up in error messages and logs.
+            raise SettingError(
+                "HEADWATER_REGISTRY_URL holds credentials: pass them as HEADWATER_REGISTRY_USERNAME and _PASSWORD"
+            )
+        if self.timeout <= 0:
+            raise SettingError(f"HEADWATER_REGISTRY_TIMEOUT={self.timeout!r} must be more than 0 seconds")
 
     @classmethod
     def from_env(cls, env: Environment | None = None) -> RegistrySettings:
@@ -316,4 +330,7 @@ class RegistrySettings:
             username=env.get("HEADWATER_REGISTRY_USERNAME"),
             password=env.get("HEADWATER_REGISTRY_PASSWORD"),
             timeout=env.duration("HEADWATER_REGISTRY_TIMEOUT"),
+            ca=env.get("HEADWATER_REGISTRY_CA"),
+            cert=env.get("HEADWATER_REGISTRY_CERT"),
+            key=env.get("HEADWATER_REGISTRY_KEY"),
         )
