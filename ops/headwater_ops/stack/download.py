@@ -2,52 +2,56 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import shutil
 import tarfile
-import time
+import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, Self
 
 import httpx
 
-from headwater_ops.stack.errors import DownloadFailed, HashMismatch, NoSpace
+from headwater_ops.stack.errors import DownloadFailed, HashMismatch, check_space, translated
 from headwater_ops.stack.lock import LockedArtifact
 
 __all__ = ["Downloads", "Progress", "Silent"]
 
 _PARALLEL = 8
 _ATTEMPTS = 4
+_BACKOFF = 0.5  # seconds before the second attempt; doubles
 _CHUNK = 1 << 17
-_SPARE = 64 << 20  # bytes the disk should keep free beside the downloads
 _UNPACKED = 1.2  # the registry's archive holds jars: unpacked it is hardly larger
+_PASSING = frozenset({408, 429, 500, 502, 503, 504})  # answers that another attempt may change
 
 
 class Progress(Protocol):
     """Told about downloads, from several threads."""
 
     def expect(self, total_bytes: int) -> None:
-        """So many bytes are to be fetched. Not called when everything is cached."""
+        """So many more bytes are to be fetched. Not called when everything is cached."""
         ...
 
-    def advance(self, fetched_bytes: int) -> None: ...
+    def advance(self, fetched_bytes: int) -> None:
+        """So many bytes have arrived."""
+        ...
 
 
 class Silent:
     """Progress that nobody watches."""
 
-    def expect(self, total_bytes: int) -> None: ...
+    def expect(self, total_bytes: int) -> None:
+        return
 
-    def advance(self, fetched_bytes: int) -> None: ...
+    def advance(self, fetched_bytes: int) -> None:
+        return
 
 
 class Downloads:
-    """The cache of artifacts in ``folder``. Safe to share between processes: one of them fetches, others wait."""
+    """The artifacts kept in ``folder``. Safe to share between processes: one of them fetches, the others wait."""
 
     def __init__(self, folder: Path, progress: Progress | None = None) -> None:
         self._folder = folder
@@ -62,14 +66,16 @@ class Downloads:
             NoSpace: the disk has too little room.
         """
         wanted = list(artifacts)
-        with self._exclusive(), ThreadPoolExecutor(_PARALLEL) as pool:
-            missing = [a for a, sound in zip(wanted, pool.map(self._is_sound, wanted), strict=True) if not sound]
+        with self._exclusive():
+            with ThreadPoolExecutor(_PARALLEL) as pool:
+                sound = list(pool.map(self._is_sound, wanted))
+            missing = [artifact for artifact, is_sound in zip(wanted, sound, strict=True) if not is_sound]
             if missing:
-                self._check_space(sum(a.bytes for a in missing))
-                self._progress.expect(sum(a.bytes for a in missing))
-                with _Fetch(self._progress) as fetch:
-                    list(pool.map(fetch, missing, [self._path(a) for a in missing]))
-        return [self._path(a) for a in wanted]
+                size = sum(artifact.bytes for artifact in missing)
+                check_space(self._folder, size, "HEADWATER_CACHE_DIR")
+                self._progress.expect(size)
+                self._fetch(missing)
+        return [self._path(artifact) for artifact in wanted]
 
     def unpack(self, archive: LockedArtifact) -> Path:
         """The folder with the content of a ``tar.gz`` artifact. The archive itself is removed once it is unpacked.
@@ -82,7 +88,7 @@ class Downloads:
             (path,) = self.fetch([archive])
             with self._exclusive():
                 if not target.exists():
-                    self._check_space(int(archive.bytes * _UNPACKED))
+                    check_space(self._folder, int(archive.bytes * _UNPACKED), "HEADWATER_CACHE_DIR")
                     _extract(path, target)
                 path.unlink(missing_ok=True)
         return target
@@ -100,18 +106,25 @@ class Downloads:
         path.unlink(missing_ok=True)  # a damaged file is fetched again
         return False
 
-    def _check_space(self, needed: int) -> None:
-        free = shutil.disk_usage(self._folder).free
-        if free < needed + _SPARE:
-            raise NoSpace(
-                f"{self._folder} has {free >> 20} MiB free, the embedded stack needs {(needed + _SPARE) >> 20} MiB: "
-                "free some space, or set HEADWATER_CACHE_DIR to another disk"
-            )
+    def _fetch(self, artifacts: list[LockedArtifact]) -> None:
+        with _Fetch(self._progress) as fetch, ThreadPoolExecutor(_PARALLEL) as pool:
+            futures = [pool.submit(fetch, artifact, self._path(artifact)) for artifact in artifacts]
+            try:
+                for future in as_completed(futures):
+                    future.result()
+            except BaseException:  # the first failure, or ^C, ends the others too
+                fetch.give_up()
+                pool.shutdown(cancel_futures=True)
+                raise
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with (self._folder / "download.lock").open("w") as lock:
+        try:
+            (self._folder / "artifacts").mkdir(parents=True, exist_ok=True)
+            lock = (self._folder / "download.lock").open("w")
+        except OSError as exc:
+            raise translated(exc, self._folder, "HEADWATER_CACHE_DIR") from exc
+        with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
@@ -123,9 +136,10 @@ class _Fetch:
         from jgo.config import GlobalSettings
         from jgo.maven import MavenContext
 
-        self._progress = progress
         self._maven = MavenContext(remote_repos=GlobalSettings.load().repositories or None)
         self._client = httpx.Client(follow_redirects=True, timeout=30)
+        self._progress = progress
+        self._gave_up = threading.Event()
 
     def __enter__(self) -> Self:
         return self
@@ -133,51 +147,59 @@ class _Fetch:
     def __exit__(self, *exc_info: object) -> None:
         self._client.close()
 
+    def give_up(self) -> None:
+        """Make the calls in other threads end soon. What arrived is kept."""
+        self._gave_up.set()
+
     def __call__(self, artifact: LockedArtifact, target: Path) -> None:
         """Put the artifact at ``target``, in one step once it is complete and verified."""
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(target.name + ".partial")
+        partial = target.with_name(f"{target.name}.partial")
+        try:
+            self._complete(artifact, partial)
+            found = _sha256(partial)
+            if found != artifact.sha256:
+                partial.unlink()
+                raise HashMismatch(
+                    f"{artifact.coordinate} has SHA-256 {found} but {artifact.sha256} is locked: it was not kept. "
+                    "Run headwater up again; if it happens again, a proxy or mirror alters what it hands out"
+                )
+            partial.replace(target)
+        except OSError as exc:
+            raise translated(exc, partial, "HEADWATER_CACHE_DIR") from exc
+
+    def _complete(self, artifact: LockedArtifact, partial: Path) -> None:
         for attempt in range(_ATTEMPTS):
             try:
                 self._append(artifact, partial)
-                break
+                return
             except (httpx.TransportError, _Interrupted) as exc:
-                if attempt + 1 == _ATTEMPTS:
+                if attempt + 1 == _ATTEMPTS or self._gave_up.wait(_BACKOFF * 2**attempt):
                     raise DownloadFailed(
-                        f"{artifact.coordinate} could not be downloaded ({exc}): check the network, then run "
+                        f"{artifact.coordinate} could not be downloaded ({exc}): check the network and run "
                         "headwater up again; it resumes where it broke off"
                     ) from exc
-                time.sleep(0.5 * 2**attempt)
-            except OSError as exc:
-                raise _translated(exc, partial) from exc
-        found = _sha256(partial)
-        if found != artifact.sha256:
-            partial.unlink()
-            raise HashMismatch(
-                f"{artifact.coordinate} has SHA-256 {found}, locked is {artifact.sha256}: it was not kept; a proxy or "
-                "mirror may have altered it. Run headwater up again; if it stays so, do not trust the mirror"
-            )
-        partial.replace(target)
 
     def _append(self, artifact: LockedArtifact, partial: Path) -> None:
         """Fetch what ``partial`` lacks."""
         have = partial.stat().st_size if partial.exists() else 0
-        if have == artifact.bytes:
-            return
-        headers = {"Range": f"bytes={have}-"} if 0 < have < artifact.bytes else {}
+        if have >= artifact.bytes:
+            return  # complete, or too long: the hash tells
+        headers = {"Range": f"bytes={have}-"} if have else {}
         with self._client.stream("GET", self._url(artifact), headers=headers) as response:
             if response.status_code in _PASSING:
                 raise _Interrupted(f"the repository answers {response.status_code}")
             if response.status_code not in (200, 206):
                 raise DownloadFailed(
-                    f"{artifact.coordinate}: the repository answers {response.status_code} {response.reason_phrase}"
+                    f"{artifact.coordinate} could not be downloaded: the repository answers {response.status_code}"
                 )
             with partial.open("ab" if response.status_code == 206 else "wb") as file:
                 for chunk in response.iter_raw(_CHUNK):
                     file.write(chunk)
                     self._progress.advance(len(chunk))
-        if partial.stat().st_size != artifact.bytes:
-            raise _Interrupted(f"{partial.stat().st_size} of {artifact.bytes} bytes arrived")
+                    if self._gave_up.is_set():
+                        raise _Interrupted("given up")
+        if partial.stat().st_size < artifact.bytes:
+            raise _Interrupted(f"only {partial.stat().st_size} of {artifact.bytes} bytes arrived")
 
     def _url(self, artifact: LockedArtifact) -> str:
         group, name, version, *rest = artifact.coordinate.split(":")
@@ -190,15 +212,6 @@ class _Interrupted(Exception):
     """The transfer did not complete; trying again may help."""
 
 
-_PASSING = frozenset({408, 429, 500, 502, 503, 504})
-
-
-def _translated(exc: OSError, path: Path) -> NoSpace | DownloadFailed:
-    if exc.errno in (errno.ENOSPC, errno.EDQUOT):
-        return NoSpace(f"no space left at {path}: free some, or set HEADWATER_CACHE_DIR to another disk")
-    return DownloadFailed(f"{path} could not be written ({exc.strerror}): check it, or set HEADWATER_CACHE_DIR")
-
-
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -206,11 +219,11 @@ def _sha256(path: Path) -> str:
 
 def _extract(archive: Path, target: Path) -> None:
     """Unpack beside ``target``, then rename, so that a broken-off unpacking is never taken for a whole one."""
-    partial = target.with_name(target.name + ".partial")
+    partial = target.with_name(f"{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         with tarfile.open(archive) as tar:
             tar.extractall(partial, filter="data")
+        partial.replace(target)
     except OSError as exc:
-        raise _translated(exc, partial) from exc
-    partial.replace(target)
+        raise translated(exc, partial, "HEADWATER_CACHE_DIR") from exc

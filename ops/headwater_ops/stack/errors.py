@@ -13,7 +13,11 @@ StackUnavailable
 
 from __future__ import annotations
 
-from headwater_schemas.errors import StackUnavailable, UsageError
+import errno
+import shutil
+from pathlib import Path
+
+from headwater_schemas.errors import HeadwaterError, StackUnavailable, UsageError
 
 __all__ = [
     "DownloadFailed",
@@ -25,6 +29,8 @@ __all__ = [
     "StartFailed",
     "StateMismatch",
     "UsageError",
+    "check_space",
+    "translated",
 ]
 
 
@@ -54,3 +60,27 @@ class NoSpace(StackUnavailable):
 
 class StartFailed(StackUnavailable):
     """A part ended while it started, or was not ready in time; the message ends with its log."""
+
+
+_SPARE = 64 << 20  # bytes a disk keeps free beside what is needed
+
+
+def check_space(folder: Path, needed: int, setting: str) -> None:
+    """Refuse to begin what would fill the disk of ``folder``; ``setting`` names the way to another disk.
+
+    Raises:
+        NoSpace: fewer than ``needed`` bytes and a reserve are free.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed + _SPARE:
+        raise NoSpace(
+            f"{folder} has {free >> 20} MiB free and {(needed + _SPARE) >> 20} MiB are needed: free some space, "
+            f"or set {setting} to a folder on another disk"
+        )
+
+
+def translated(exc: OSError, path: Path, setting: str) -> HeadwaterError:
+    """The error of ours for a failed write at ``path``."""
+    if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpace(f"no space left for {path}: free some, or set {setting} to a folder on another disk")
+    return UsageError(f"{path} cannot be written ({exc.strerror}): set {setting} to a folder of yours")

@@ -8,7 +8,11 @@ from pathlib import Path
 
 from headwater_ops.stack.errors import NoServer
 
-__all__ = ["find_java"]
+__all__ = ["JVM_FLAGS", "find_java"]
+
+# Quick to start and small. C1 alone starts Kafka with 3.3 instead of 5.1 CPU seconds, and over the first 1.6 million
+# records the broker also spends less: the second compiler does not earn its own work back in a stack of this size.
+JVM_FLAGS = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xss512k", "-XX:+ExitOnOutOfMemoryError")
 
 
 def find_java() -> Path:

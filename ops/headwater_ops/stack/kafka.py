@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 
 from headwater_ops.stack.download import Downloads
 from headwater_ops.stack.errors import StartFailed
-from headwater_ops.stack.java import find_java
+from headwater_ops.stack.java import JVM_FLAGS, find_java
 from headwater_ops.stack.lock import load_lock
 from headwater_ops.stack.part import Part
-from headwater_ops.stack.ports import HOST, is_free
+from headwater_ops.stack.ports import HOST, is_listening
 
 __all__ = ["Broker", "cluster_nodes", "new_cluster_id"]
 
@@ -24,6 +24,9 @@ appender.console.type = Console
 appender.console.name = console
 appender.console.layout.type = PatternLayout
 appender.console.layout.pattern = %d{ISO8601} %p %m (%c{1})%n
+# The whole configuration, three times per start.
+logger.config.name = org.apache.kafka.common.config.AbstractConfig
+logger.config.level = warn
 rootLogger.level = info
 rootLogger.appenderRef.console.ref = console
 """
@@ -90,13 +93,13 @@ class Broker(Part):
         return [*self._java(), "-Xms128m", "-Xmx512m", "kafka.Kafka", "server.properties"]
 
     def is_ready(self) -> bool:
-        return not is_free(self.ports["client"]) and self.node in cluster_nodes(self.address, 1.0)
+        return is_listening(self.ports["client"]) and self.node in cluster_nodes(self.address, 1.0)
 
     def _java(self) -> list[str]:
         jars = self._downloads.fetch(load_lock().kafka)
         return [
             str(find_java()),
-            "-XX:+UseSerialGC",
+            *JVM_FLAGS,
             "-Dlog4j2.configurationFile=log4j2.properties",
             "-cp",
             ":".join(map(str, jars)),
@@ -153,5 +156,13 @@ class Broker(Part):
             "log.cleaner.threads": 1,
             "log.cleaner.dedupe.buffer.size": 16 << 20,
             "log.segment.bytes": 128 << 20,
+            # Clean, expire and delete soon, so that one can watch it: the defaults are minutes.
+            "log.initial.task.delay.ms": 1000,
+            "log.retention.check.interval.ms": 2000,
+            "log.cleaner.backoff.ms": 1000,
             "log.segment.delete.delay.ms": 1000,
+            # Notice a dead broker soon. Not sooner: a busy machine may starve a healthy one for seconds.
+            "broker.heartbeat.interval.ms": 500,
+            "broker.session.timeout.ms": 5000,
+            "replica.lag.time.max.ms": 10000,
         }

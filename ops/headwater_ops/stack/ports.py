@@ -9,7 +9,7 @@ from typing import Literal
 
 from headwater_ops.stack.errors import PortTaken
 
-__all__ = ["HOST", "PortChoice", "choose", "is_free"]
+__all__ = ["HOST", "PortChoice", "choose", "is_free", "is_listening"]
 
 HOST = "127.0.0.1"
 
@@ -20,16 +20,24 @@ PortChoice = Literal["auto", "usual", "free"]
 _RANGE = range(20_000, 32_000)
 
 
-def is_free(port: int) -> bool:
-    """Whether a server could bind to the port now. Promises nothing about a moment later."""
+def is_listening(port: int) -> bool:
+    """Whether a program of this machine accepts connections on the port."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        # Servers bind with SO_REUSEADDR, so a port in TIME_WAIT counts as free; one that is listened on does not.
+        probe.settimeout(1.0)
+        return probe.connect_ex((HOST, port)) == 0
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen on the port now. Promises nothing about a moment later."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # As servers do, so that a port of closed connections in TIME_WAIT counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
         except OSError:
             return False
-    return True
+    # macOS lets one bind to 127.0.0.1 beside a program that listens on every address.
+    return not is_listening(port)
 
 
 def choose(choice: PortChoice, usual: int, taken: Collection[int], what: str) -> int:
@@ -43,7 +51,7 @@ def choose(choice: PortChoice, usual: int, taken: Collection[int], what: str) ->
     if choice == "usual":
         raise PortTaken(
             f"port {usual}, the usual one of {what}, is in use: stop the program that listens on it, "
-            "or let headwater take a free one: headwater up --ports auto"
+            "or let headwater take another: headwater up --ports auto"
         )
     for port in random.SystemRandom().sample(_RANGE, 200):
         if port not in taken and is_free(port):

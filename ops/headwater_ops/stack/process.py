@@ -24,6 +24,8 @@ __all__ = ["ServerProcess"]
 # Start times come from the boot time, which may move by a clock correction; a pid is not reused this quickly.
 _START_TOLERANCE = 5.0
 
+_LOG_BYTES = 10 << 20  # a longer log is set aside at the next start, and replaces the one before
+
 # The shell ends at once, so the server is nobody's child: no zombie, and no handle that must be kept.
 _DETACH = 'log=$1; shift; "$@" >>"$log" 2>&1 </dev/null & echo $!'
 
@@ -45,6 +47,8 @@ class ServerProcess:
         Raises:
             StartFailed: it ended at once; the message has its log.
         """
+        if self.log.exists() and self.log.stat().st_size > _LOG_BYTES:
+            self.log.replace(self.log.with_suffix(".log.1"))
         shell = subprocess.run(
             ["/bin/sh", "-c", _DETACH, "sh", str(self.log), *command],
             cwd=self.folder,
@@ -73,7 +77,8 @@ class ServerProcess:
             process = psutil.Process(int(entry["pid"]))
             if abs(process.create_time() - float(entry["started"])) > _START_TOLERANCE:
                 return None  # the pid was given to another program since
-            if process.status() == psutil.STATUS_ZOMBIE:
+            # While a killed JVM takes itself apart its first thread is a zombie already, but it still holds its ports.
+            if process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1:
                 return None
         except (OSError, ValueError, KeyError, TypeError, psutil.NoSuchProcess):
             return None

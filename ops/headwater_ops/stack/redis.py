@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from headwater_ops.stack.errors import NoServer
 from headwater_ops.stack.part import Part
-from headwater_ops.stack.ports import HOST, is_free
+from headwater_ops.stack.ports import HOST, is_listening
 
 __all__ = ["Redis", "find_redis"]
 
@@ -63,7 +63,7 @@ class Redis(Part):
         return [find_redis(), "redis.conf"]
 
     def is_ready(self) -> bool:
-        if is_free(self.ports["client"]):
+        if not is_listening(self.ports["client"]):
             return False
         import redis
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 import httpx
 
 from headwater_ops.stack.download import Downloads
-from headwater_ops.stack.java import find_java
+from headwater_ops.stack.java import JVM_FLAGS, find_java
 from headwater_ops.stack.lock import load_lock
 from headwater_ops.stack.part import Part
 from headwater_ops.stack.ports import HOST
@@ -20,7 +20,7 @@ __all__ = ["Registry"]
 class Registry(Part):
     """Schemas are kept in a file database, so that the ids written into Kafka's records stay true over restarts."""
 
-    listeners: ClassVar[Mapping[str, int]] = {"http": 8081, "management": 9000}
+    listeners: ClassVar[Mapping[str, int]] = {"http": 8081, "management": 8082}
 
     def __init__(self, folder: Path, ports: Mapping[str, int], *, downloads: Downloads) -> None:
         super().__init__("registry", folder, ports)
@@ -40,8 +40,7 @@ class Registry(Part):
         return [
             str(find_java()),
             "-Xmx256m",
-            "-XX:+UseSerialGC",
-            "-XX:TieredStopAtLevel=1",
+            *JVM_FLAGS,
             "-jar",
             str(self._home() / "quarkus-run.jar"),
         ]

@@ -16,7 +16,7 @@ from typing import Self
 from headwater_ops.stack import endpoints as places
 from headwater_ops.stack.download import Downloads, Progress
 from headwater_ops.stack.endpoints import Endpoints
-from headwater_ops.stack.errors import PortTaken, StartFailed, StateMismatch, UsageError
+from headwater_ops.stack.errors import PortTaken, StartFailed, StateMismatch, UsageError, check_space, translated
 from headwater_ops.stack.kafka import Broker, cluster_nodes, new_cluster_id
 from headwater_ops.stack.layout import Layout
 from headwater_ops.stack.lock import load_lock
@@ -29,6 +29,7 @@ from headwater_ops.stack.registry import Registry
 __all__ = ["PartStatus", "Stack"]
 
 _PORT_ATTEMPTS = 3
+_STATE_BYTES = 100 << 20  # what an empty stack may write
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,7 @@ class Stack:
             StackUnavailable: DownloadFailed, HashMismatch, NoSpace, StartFailed. What this call started is stopped.
         """
         with self._exclusive():
+            check_space(self.state_dir, _STATE_BYTES, "HEADWATER_STATE_DIR")
             self._downloads.fetch(load_lock().kafka)
             self._downloads.unpack(load_lock().registry)
             for attempt in range(_PORT_ATTEMPTS):
@@ -161,8 +163,12 @@ class Stack:
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
         """One `up` or `down` at a time per state folder."""
-        self.state_dir.mkdir(parents=True, exist_ok=True)
-        with (self.state_dir / "stack.lock").open("w") as lock:
+        try:
+            self.state_dir.mkdir(parents=True, exist_ok=True)
+            lock = (self.state_dir / "stack.lock").open("w")
+        except OSError as exc:
+            raise translated(exc, self.state_dir, "HEADWATER_STATE_DIR") from exc
+        with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
@@ -176,31 +182,32 @@ class Stack:
             )
         brokers = len(known.brokers) if known else self._brokers or 1
         ports: dict[str, dict[str, int]] = known.ports if known else {}
-        if known is None or not self._ports_hold(ports):
+        if known is None or not self._ports_suit(ports):
             self._stop_all()
             ports = self._choose(brokers, ports)
         layout = Layout(known.cluster_id if known else new_cluster_id(), ports)
         layout.save(self._root)
         return layout
 
-    def _ports_hold(self, ports: dict[str, dict[str, int]]) -> bool:
+    def _ports_suit(self, ports: dict[str, dict[str, int]]) -> bool:
+        """Whether every part listens on its ports already or could."""
+        if self._ports == "usual" and ports != _usual_ports(len(ports) - 2):
+            return False
         return all(
             ServerProcess(name, self._root / name).find() is not None or all(map(is_free, listeners.values()))
             for name, listeners in ports.items()
         )
 
     def _choose(self, brokers: int, before: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
-        kinds: dict[str, type[Part]] = {f"broker-{node}": Broker for node in range(1, brokers + 1)}
-        kinds |= {"redis": Redis, "registry": Registry}
+        """A port for every listener; those of before where they are free and nothing else is asked for."""
         chosen: dict[str, dict[str, int]] = {}
         taken: set[int] = set()
-        for index, (name, kind) in enumerate(kinds.items()):
+        for name, listeners in _usual_ports(brokers).items():
             chosen[name] = {}
-            for listener, usual in kind.listeners.items():
-                wanted = usual + (100 * index if kind is Broker else 0)
-                old = before.get(name, {}).get(listener)
-                keep = old is not None and old not in taken and is_free(old)
-                port = old if keep and old else choose(self._ports, wanted, taken, f"{name} ({listener})")
+            for listener, usual in listeners.items():
+                port = before.get(name, {}).get(listener)
+                if port is None or self._ports == "usual" or port in taken or not is_free(port):
+                    port = choose(self._ports, usual, taken, f"{name} ({listener})")
                 chosen[name][listener] = port
                 taken.add(port)
         return chosen
@@ -259,6 +266,15 @@ class Stack:
             if time.monotonic() >= deadline:
                 raise StartFailed(f"the brokers at {bootstrap} did not form a cluster within {timeout:.0f} s")
             time.sleep(0.1)
+
+
+def _usual_ports(brokers: int) -> dict[str, dict[str, int]]:
+    """The well-known port of every listener; a second broker is 100 above the first."""
+    ports = {
+        f"broker-{node}": {listener: port + 100 * (node - 1) for listener, port in Broker.listeners.items()}
+        for node in range(1, brokers + 1)
+    }
+    return ports | {"redis": dict(Redis.listeners), "registry": dict(Registry.listeners)}
 
 
 def _status(part: Part) -> PartStatus:
