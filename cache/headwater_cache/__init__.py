@@ -3,6 +3,7 @@
 from headwater_cache.cache import EntityCache
 from headwater_cache.changes import ApplyOutcome, ApplyResult, Change, ChangeLog, Position
 from headwater_cache.continuity import Rewind, TopicPartition
+from headwater_cache.decorator import CachedFunction, cached
 from headwater_cache.errors import (
     CacheFull,
     ContinuityLost,
@@ -17,6 +18,7 @@ from headwater_cache.errors import (
 from headwater_cache.explain import Explanation
 from headwater_cache.reads import Reading
 from headwater_cache.settings import CachePolicy, RedisSettings
+from headwater_cache.source import Loaded, Source
 from headwater_cache.values import AvroValues, MsgpackValues, ValueCodec
 from headwater_cache.versions import Version, VersionToken, log_version, version
 
@@ -26,18 +28,21 @@ __all__ = [
     "AvroValues",
     "CacheFull",
     "CachePolicy",
+    "CachedFunction",
     "Change",
     "ChangeLog",
     "ContinuityLost",
     "EntityCache",
     "Explanation",
     "InvalidKey",
+    "Loaded",
     "MsgpackValues",
     "NotVisibleYet",
     "Position",
     "Reading",
     "RedisSettings",
     "Rewind",
+    "Source",
     "SourceBusy",
     "SourceFailed",
     "TopicPartition",
@@ -47,6 +52,7 @@ __all__ = [
     "VersionToken",
     "ViewNotReady",
     "WrongEpoch",
+    "cached",
     "log_version",
     "version",
 ]

@@ -5,23 +5,26 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Generic, Literal, Self, TypeVar
+from typing import Any, Generic, Literal, Self, TypeVar
 
 from headwater_cache.applier import Applier
 from headwater_cache.changes import ApplyResult, Change, ChangeLog
 from headwater_cache.connection import Connection
 from headwater_cache.continuity import Continuity, Rewind, TopicPartition
 from headwater_cache.explain import Explanation, explain
+from headwater_cache.loads import Load, SourceReads
 from headwater_cache.reads import Reading, ViewReads
-from headwater_cache.scripts import TOUCH
+from headwater_cache.scripts import INVALIDATE, TOUCH
 from headwater_cache.settings import CachePolicy, RedisSettings
+from headwater_cache.source import Source
 from headwater_cache.space import Mode, Space
 from headwater_cache.steps import Ask, Step, evaluate
 from headwater_cache.values import MsgpackValues, ValueCodec
 from headwater_cache.versions import Version, VersionToken, check_domain
-from headwater_cache.writes import LogCommit, Writes
+from headwater_cache.writes import LogCommit, SourceCommit, Writes
 from headwater_schemas.clock import Clock, SystemClock
 from headwater_schemas.durations import Duration, seconds
+from headwater_schemas.errors import UsageError
 from headwater_schemas.settings import Environment
 
 __all__ = ["EntityCache"]
@@ -43,7 +46,9 @@ class EntityCache(Generic[V]):
         mode: ``view``: the compacted change topic is the truth and Redis holds every key, so a miss means not found.
             ``cache``: a source is the truth, Redis holds some keys, and a miss loads.
         values: how values become bytes; plain data as msgpack unless given.
-        log: view mode: where ``put`` and ``delete`` commit; without one the cache only reads.
+        log: view mode: where ``put`` and ``delete`` commit; without one the view only reads.
+        source: cache mode: loads what is missing and takes writes; without one the cache only finds what ``load`` and
+            events brought.
         domain: version domain: entries of another domain are never served (``log`` unless given).
         policy: durations and limits.
         epoch: ``None`` follows the live epoch; a number stays in that one (warm-up).
@@ -62,6 +67,7 @@ class EntityCache(Generic[V]):
         mode: Mode = "view",
         values: ValueCodec[V] | None = None,
         log: ChangeLog | None = None,
+        source: Source[V] | None = None,
         domain: str = "log",
         policy: CachePolicy | None = None,
         epoch: int | None = None,
@@ -70,10 +76,19 @@ class EntityCache(Generic[V]):
     ) -> None:
         settings = RedisSettings(redis) if isinstance(redis, str) else redis
         codec: ValueCodec[V] = values or MsgpackValues[V]()
-        self._connection = Connection(settings)
-        self._space = Space(name, mode, check_domain(domain), policy or CachePolicy(), clock or SystemClock(), epoch)
-        self._reads = ViewReads(self._space, codec, cold)
-        self._writes = Writes(self._space, codec, LogCommit[V](self._space, log))
+        time = clock or SystemClock()
+        self._connection = Connection(name, settings, time)
+        self._space = space = Space(name, mode, check_domain(domain), policy or CachePolicy(), time, epoch)
+        if mode == "view":
+            if source is not None:
+                raise UsageError("a view has no source: pass mode='cache' with it, or the view's log")
+            self._reads: ViewReads[V] | SourceReads[V] = ViewReads(space, codec, cold)
+            self._writes = Writes(space, codec, LogCommit[V](space, log))
+        else:
+            if log is not None:
+                raise UsageError("a cache writes to its source, not to a log: pass mode='view' with the log")
+            self._reads = SourceReads(space, codec, source.load if source is not None else None)
+            self._writes = Writes(space, codec, SourceCommit[V](space, source))
         self._continuity = Continuity(self._space)
         self._applier = Applier(self._space, self._continuity)
 
@@ -86,6 +101,7 @@ class EntityCache(Generic[V]):
         mode: Mode = "view",
         values: ValueCodec[V] | None = None,
         log: ChangeLog | None = None,
+        source: Source[V] | None = None,
         policy: CachePolicy | None = None,
     ) -> EntityCache[V]:
         """A cache on the Redis of ``HEADWATER_REDIS_*``.
@@ -93,7 +109,7 @@ class EntityCache(Generic[V]):
         Raises:
             SettingError: a setting is malformed.
         """
-        return cls(name, RedisSettings.from_env(env), mode=mode, values=values, log=log, policy=policy)
+        return cls(name, RedisSettings.from_env(env), mode=mode, values=values, log=log, source=source, policy=policy)
 
     @property
     def name(self) -> str:
@@ -105,7 +121,7 @@ class EntityCache(Generic[V]):
     def get(
         self, key: str, *, min_version: VersionToken | None = None, max_staleness: Duration | None = None
     ) -> V | None:
-        """The value, or ``None`` = not found. Blocks for one round trip; longer only while a newer version is coming.
+        """The value, or ``None`` = not found. Blocks for one round trip, for a miss also for the load.
 
         Args:
             key: the business key.
@@ -114,7 +130,9 @@ class EntityCache(Generic[V]):
 
         Raises:
             NotVisibleYet: a newer version, or the token's, exists and did not arrive within ``policy.wait``.
-            ViewNotReady: the key is absent and the view has not caught up with its log.
+            ViewNotReady: view mode: the key is absent and the view has not caught up with its log.
+            SourceFailed: cache mode: the source raised, and no stale value may be served.
+            SourceBusy: cache mode: too many loads are in flight, or another holds this one up.
         """
         return self.read(key, min_version=min_version, max_staleness=max_staleness).value
 
@@ -143,6 +161,38 @@ class EntityCache(Generic[V]):
     async def aget_many(self, keys: Sequence[str]) -> dict[str, V]:
         """``get_many`` for asyncio."""
         return _found(keys, await self._async(self._reads.read_many(keys)))
+
+    def load(self, key: str, function: Load, *args: Any) -> Reading[V]:
+        """Read through ``function(*args)`` in place of the cache's source (cache mode); ``cached`` does this for you.
+
+        On a miss one caller over all processes runs it. It gives ``Loaded``, a bare value, or ``None`` = not found.
+        """
+        return self._sync(self._sourced().through(key, function, args))
+
+    async def aload(self, key: str, function: Load, *args: Any) -> Reading[V]:
+        """``load`` for asyncio; the function may be async, a plain one runs in a thread."""
+        return await self._async(self._sourced().through(key, function, args))
+
+    def invalidate(self, key: str) -> bool:
+        """Stop serving what is there and refuse a load in flight; the next read loads (cache mode). False if absent."""
+        return self._sync(self._invalidate(key))
+
+    async def ainvalidate(self, key: str) -> bool:
+        """``invalidate`` for asyncio."""
+        return await self._async(self._invalidate(key))
+
+    def _invalidate(self, key: str) -> Step[bool]:
+        self._sourced()
+        if self._space.due():
+            yield from self._space.look()
+        return bool((yield from evaluate(INVALIDATE, [self._space.key(key)], [self._space.fence_ms])))
+
+    def _sourced(self) -> SourceReads[V]:
+        if isinstance(self._reads, ViewReads):
+            raise UsageError(
+                f"{self.name} is a view: its log is the truth, there is nothing to load from (mode='cache' has)"
+            )
+        return self._reads
 
     # Writing
 

@@ -16,9 +16,11 @@ from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
+from headwater_cache.breaker import Breaker
 from headwater_cache.errors import CacheFull
 from headwater_cache.settings import RedisSettings
 from headwater_cache.steps import AsyncDriver, Command, SyncDriver
+from headwater_schemas.clock import Clock
 from headwater_schemas.errors import CacheUnavailable, HeadwaterError, NotPermitted, UsageError
 
 __all__ = ["Connection", "translate"]
@@ -57,14 +59,64 @@ def _of_reply(exc: exceptions.ResponseError) -> HeadwaterError:
     return CacheUnavailable(f"Redis answered with an error: {text}")
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except exceptions.NoScriptError:
-        raise  # `steps.evaluate` answers it
-    except (exceptions.RedisError, OSError) as exc:
-        raise translate(exc) from exc
+class _Guard:
+    """Lets a call through, or not, and tells the breaker how it went."""
+
+    def __init__(self, breaker: Breaker, clock: Clock) -> None:
+        self._breaker = breaker
+        self._clock = clock
+
+    @contextmanager
+    def __call__(self, *, timed: bool) -> Iterator[None]:
+        if not self._breaker.allows():
+            raise CacheUnavailable("Redis was down or slow a moment ago, so it was not asked (circuit breaker)")
+        began = self._clock.monotonic()
+        try:
+            yield
+        except exceptions.NoScriptError:
+            self._breaker.record(True, 0.0)
+            raise  # `steps.evaluate` answers it
+        except (exceptions.RedisError, OSError) as exc:
+            error = translate(exc)
+            self._breaker.record(not isinstance(error, CacheUnavailable), 0.0)
+            raise error from exc
+        except BaseException:  # cancelled: how Redis is doing is not known
+            self._breaker.record(True, 0.0)
+            raise
+        self._breaker.record(True, self._clock.monotonic() - began if timed else 0.0)
+
+
+class _SyncPort:
+    def __init__(self, client: redis.Redis, guard: _Guard) -> None:
+        self._client = client
+        self._guard = guard
+
+    def ask(self, command: Command) -> Any:
+        with self._guard(timed=True):
+            return self._client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
+
+    def batch(self, commands: Sequence[Command]) -> list[Any]:
+        with self._guard(timed=False), self._client.pipeline(transaction=False) as pipe:
+            for command in commands:
+                pipe.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
+            return _translated_all(pipe.execute(raise_on_error=False))
+
+
+class _AsyncPort:
+    def __init__(self, client: redis.asyncio.Redis, guard: _Guard) -> None:
+        self._client = client
+        self._guard = guard
+
+    async def ask(self, command: Command) -> Any:
+        with self._guard(timed=True):
+            return await self._client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
+
+    async def batch(self, commands: Sequence[Command]) -> list[Any]:
+        with self._guard(timed=False):
+            async with self._client.pipeline(transaction=False) as pipe:
+                for command in commands:
+                    pipe.execute_command(*command)
+                return _translated_all(await pipe.execute(raise_on_error=False))
 
 
 def _translated_all(replies: list[Any]) -> list[Any]:
@@ -76,46 +128,13 @@ def _translated_all(replies: list[Any]) -> list[Any]:
     ]
 
 
-class _SyncPort:
-    def __init__(self, client: redis.Redis) -> None:
-        self._client = client
-
-    def ask(self, command: Command) -> Any:
-        try:
-            return self._client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
-        except exceptions.NoScriptError:
-            raise
-        except (exceptions.RedisError, OSError) as exc:
-            raise translate(exc) from exc
-
-    def batch(self, commands: Sequence[Command]) -> list[Any]:
-        with _translated(), self._client.pipeline(transaction=False) as pipe:
-            for command in commands:
-                pipe.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
-            return _translated_all(pipe.execute(raise_on_error=False))
-
-
-class _AsyncPort:
-    def __init__(self, client: redis.asyncio.Redis) -> None:
-        self._client = client
-
-    async def ask(self, command: Command) -> Any:
-        with _translated():
-            return await self._client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
-
-    async def batch(self, commands: Sequence[Command]) -> list[Any]:
-        with _translated():
-            async with self._client.pipeline(transaction=False) as pipe:
-                for command in commands:
-                    pipe.execute_command(*command)
-                return _translated_all(await pipe.execute(raise_on_error=False))
-
-
 class Connection:
     """The clients of one Redis: one for threads, one per event loop; each made when first used."""
 
-    def __init__(self, settings: RedisSettings) -> None:
+    def __init__(self, name: str, settings: RedisSettings, clock: Clock) -> None:
         self.settings = settings
+        self.breaker = Breaker(name, clock, slow=settings.timeout * 2 / 3)
+        self._guard = _Guard(self.breaker, clock)
         self._sync: tuple[redis.Redis, SyncDriver] | None = None
         self._async: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[redis.asyncio.Redis, AsyncDriver]]
         self._async = weakref.WeakKeyDictionary()
@@ -128,7 +147,7 @@ class Connection:
                 self.settings.url, retry=Retry(NoBackoff(), self.settings.retries, _RETRIED), **self._options()
             )
             client = redis.Redis(connection_pool=pool)
-            self._sync = client, SyncDriver(_SyncPort(client))
+            self._sync = client, SyncDriver(_SyncPort(client, self._guard))
         return self._sync[1]
 
     @property
@@ -141,7 +160,7 @@ class Connection:
                 self.settings.url, retry=AsyncRetry(NoBackoff(), self.settings.retries, _RETRIED), **self._options()
             )
             client = redis.asyncio.Redis(connection_pool=pool)
-            found = self._async[loop] = client, AsyncDriver(_AsyncPort(client))
+            found = self._async[loop] = client, AsyncDriver(_AsyncPort(client, self._guard))
         return found[1]
 
     def _options(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from importlib import resources
 
-__all__ = ["ACQUIRE", "APPLY", "RELEASE", "SCRIPTS", "TOUCH", "WATERMARK", "Script"]
+__all__ = ["ACQUIRE", "APPLY", "INVALIDATE", "PASS", "RELEASE", "SCRIPTS", "TOUCH", "WATERMARK", "Script"]
 
 
 class Script:
@@ -27,5 +27,7 @@ APPLY = Script("apply")
 ACQUIRE = Script("lease")
 RELEASE = Script("release")
 TOUCH = Script("touch")
+INVALIDATE = Script("invalidate")
+PASS = Script("pass")
 WATERMARK = Script("watermark")
-SCRIPTS = (APPLY, ACQUIRE, RELEASE, TOUCH, WATERMARK)
+SCRIPTS = (APPLY, ACQUIRE, RELEASE, TOUCH, INVALIDATE, PASS, WATERMARK)

@@ -132,7 +132,7 @@ class SyncDriver:
             while True:
                 try:
                     reply = self._do(request)
-                except Exception as exc:
+                except BaseException as exc:  # the step cleans up and raises it again
                     request = step.throw(exc)
                 else:
                     request = step.send(reply)
@@ -176,13 +176,13 @@ class AsyncDriver:
         self._background: set[asyncio.Task[None]] = set()
 
     async def run(self, step: Step[T]) -> T:
-        """Drive ``step`` to its end and return what it returns. Cancelling closes the step where it stands."""
+        """Drive ``step`` to its end and return what it returns. Cancelling raises in the step, where it stands."""
         try:
             request = next(step)
             while True:
                 try:
                     reply = await self._do(request)
-                except Exception as exc:
+                except BaseException as exc:  # a cancelled step may still give its lease back
                     request = step.throw(exc)
                 else:
                     request = step.send(reply)

@@ -50,6 +50,8 @@ def version(value: int | str) -> Version:
         UsageError: not a number below 2^64 and not an LSN.
     """
     if isinstance(value, str):
+        if len(value) == VERSION_WIDTH and value.isdecimal() and value.isascii():
+            return Version(value)
         match = _LSN.fullmatch(value)
         if match is None:
             raise UsageError(f"{value!r} is no version: pass a sequence number or an LSN such as '16/B374D848'")

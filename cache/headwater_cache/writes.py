@@ -7,16 +7,18 @@ from typing import Generic, Protocol, TypeVar
 
 from headwater_cache.applier import OUTCOMES
 from headwater_cache.changes import ChangeLog
+from headwater_cache.errors import SourceFailed
 from headwater_cache.metrics import APPLY, LEASE, VERSION_CONFLICT
 from headwater_cache.scripts import ACQUIRE, RELEASE
 from headwater_cache.scripts import APPLY as APPLY_SCRIPT
+from headwater_cache.source import Source
 from headwater_cache.space import Space
-from headwater_cache.steps import Join, Step, evaluate
+from headwater_cache.steps import Call, Join, Step, evaluate
 from headwater_cache.values import ValueCodec
-from headwater_cache.versions import DOMAIN_WIDTH, Version, VersionToken
+from headwater_cache.versions import DOMAIN_WIDTH, Version, VersionToken, version
 from headwater_schemas.errors import CacheUnavailable, HeadwaterError, Overloaded, UsageError
 
-__all__ = ["Commit", "LogCommit", "Writes", "acquire", "release"]
+__all__ = ["Commit", "LogCommit", "SourceCommit", "Writes", "acquire", "release"]
 
 V = TypeVar("V")
 V_contra = TypeVar("V_contra", contravariant=True)
@@ -40,8 +42,26 @@ class LogCommit(Generic[V]):
             raise UsageError(
                 f"{self._space.name} was made without a log, so it only reads: pass log=<a ChangeLog> to write"
             )
-        version: Version = yield Join(self._log.append(self._space.name, key, payload, schema_id))
-        return version
+        position: Version = yield Join(self._log.append(self._space.name, key, payload, schema_id))
+        return position
+
+
+class SourceCommit(Generic[V]):
+    """A cache commits to its source."""
+
+    def __init__(self, space: Space, source: Source[V] | None) -> None:
+        self._space = space
+        self._source = source
+
+    def commit(self, key: str, value: V | None, payload: bytes | None, schema_id: int) -> Step[Version]:
+        if self._source is None:
+            raise UsageError(f"{self._space.name} was made without a source, so it only reads: pass source=<a Source>")
+        try:
+            return version((yield Call(self._source.write, (key, value))))
+        except HeadwaterError:
+            raise
+        except Exception as exc:
+            raise SourceFailed(f"the source of {self._space.name} did not commit {key!r}: {exc!r}") from exc
 
 
 class Writes(Generic[V]):
@@ -68,12 +88,14 @@ class Writes(Generic[V]):
         space.key(key)  # a bad key is refused before the truth has it
         token = yield from self._lease(key)
         try:
-            version = yield from self._commit.commit(key, value, payload, schema_id)
+            committed = yield from self._commit.commit(key, value, payload, schema_id)
+        except GeneratorExit:
+            raise  # nobody is left to run another step
         except BaseException:
             if token:
                 yield from release(space, key, token)
             raise
-        data, life = space.entry("T" if payload is None else "V", version, payload or b"", schema_id)
+        data, life = space.entry("T" if payload is None else "V", committed, payload or b"", schema_id)
         try:
             letters = yield from evaluate(APPLY_SCRIPT, [space.key(key)], ["W", "0", space.fence_ms, data, token, life])
         except HeadwaterError as exc:  # the truth has it, and its change event will repair the cache
@@ -84,7 +106,7 @@ class Writes(Generic[V]):
             APPLY.labels(space.name, "write", outcome).inc()
             if outcome == "conflict":
                 VERSION_CONFLICT.labels(space.name).inc()
-        return VersionToken(space.domain, version)
+        return VersionToken(space.domain, committed)
 
     def _lease(self, key: str) -> Step[str]:
         """A token if one is needed and free; without one the apply leaves a fence."""

@@ -1,0 +1,327 @@
+"""Reading a cache: a miss loads from the source, once over all processes, and waiters do not spin."""
+
+from __future__ import annotations
+
+import logging
+import math
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from headwater_cache.applier import OUTCOMES
+from headwater_cache.bucket import TokenBucket
+from headwater_cache.bulkhead import Bulkhead
+from headwater_cache.changes import ApplyOutcome
+from headwater_cache.entry import SEEN_SIZE, Entry, unpack
+from headwater_cache.errors import NotVisibleYet, SourceBusy, SourceFailed
+from headwater_cache.flights import Abandoned, Flights
+from headwater_cache.metrics import APPLY, BULKHEAD_REJECTED, EARLY_REFRESH, LEASE, LOAD_SECONDS, VERSION_CONFLICT
+from headwater_cache.reads import Reading, Verdict, fetch_many, judge, needed, request_counters
+from headwater_cache.scripts import APPLY as APPLY_SCRIPT
+from headwater_cache.scripts import PASS
+from headwater_cache.source import Loaded
+from headwater_cache.space import Space
+from headwater_cache.steps import Ask, Call, Gather, Join, Pause, Spawn, Step, evaluate
+from headwater_cache.values import ValueCodec
+from headwater_cache.versions import ZERO, Version, VersionToken, version
+from headwater_cache.writes import acquire, release
+from headwater_schemas.errors import CacheUnavailable, HeadwaterError, Overloaded, UsageError
+
+__all__ = ["Load", "SourceReads"]
+
+_log = logging.getLogger(__name__)
+
+V = TypeVar("V")
+Load = Callable[..., Any]
+"""A plain or async function that gives ``Loaded``, a bare value (no version: only leases order it) or ``None``."""
+
+
+class Want(NamedTuple):
+    """What a caller asks of one key."""
+
+    key: str
+    load: Load | None
+    args: tuple[Any, ...]
+    min_version: Version | None = None
+    max_staleness: int | None = None
+    """ms"""
+
+
+class SourceReads(Generic[V]):
+    """The read path of a cache."""
+
+    def __init__(self, space: Space, values: ValueCodec[V], load: Load | None) -> None:
+        policy = space.policy
+        self._space = space
+        self._values = values
+        self._source = load
+        self._requests = request_counters(space.name, "redis")
+        self._bulkhead = Bulkhead(space.name, policy.loads, policy.seconds_of("wait"))
+        self._flights: Flights[Reading[V]] = Flights()
+        self._refreshes = TokenBucket(space.clock, policy.refreshes)
+        self._refreshing: set[str] = set()
+
+    # Entry points
+
+    def read(self, key: str, min_version: VersionToken | None, max_staleness: float | None) -> Step[Reading[V]]:
+        """Read through the source of the cache."""
+        return (yield from self._read(self._want(key, min_version, max_staleness)))
+
+    def through(self, key: str, load: Load, args: tuple[Any, ...]) -> Step[Reading[V]]:
+        """Read through a function given with the call."""
+        return (yield from self._read(Want(key, load, args)))
+
+    def read_many(self, keys: Sequence[str]) -> Step[list[Reading[V]]]:
+        """One round trip for all; what is missing is loaded side by side (asyncio) or in turn (threads)."""
+        space = self._space
+        names = [space.key(key) for key in keys]
+        try:
+            if space.due():
+                yield from space.look()
+                names = [space.key(key) for key in keys]
+            replies = yield from fetch_many(names)
+        except (CacheUnavailable, Overloaded):
+            steps = [self._bypass(self._want(key, None, None)) for key in keys]
+        else:
+            pairs = zip(keys, replies, strict=True)
+            steps = [self._settle(self._want(key, None, None), data) for key, data in pairs]
+        readings: list[Reading[V]] = yield Gather(steps)
+        return readings
+
+    def _want(self, key: str, min_version: VersionToken | None, max_staleness: float | None) -> Want:
+        limit = None if max_staleness is None else round(max_staleness * 1000)
+        return Want(key, self._source, (key,), needed(min_version, self._space.domain), limit)
+
+    # Reading
+
+    def _read(self, want: Want) -> Step[Reading[V]]:
+        space = self._space
+        try:
+            if space.due():
+                yield from space.look()
+            data = yield Ask(("GET", space.key(want.key)))
+        except (CacheUnavailable, Overloaded):
+            return (yield from self._bypass(want))
+        return (yield from self._settle(want, data))
+
+    def _settle(self, want: Want, data: bytes | None) -> Step[Reading[V]]:
+        entry = unpack(data) if data is not None else None
+        now = self._space.now_ms()
+        verdict = judge(entry, self._space.domain, now)
+        found = self._answer(want, entry, verdict, now)
+        if found is None:
+            return (yield from self._miss(want, data, entry))
+        if data is not None and entry is not None and self._wants_refresh(entry, verdict, now):
+            yield from self._refresh_behind(want, data)
+        return found
+
+    def _answer(self, want: Want, entry: Entry | None, verdict: Verdict, now: int) -> Reading[V] | None:
+        """What may be served of this entry; ``None`` = it takes a load."""
+        if entry is None or verdict in ("fence", "expired"):
+            return None
+        if want.min_version is not None and (entry.version < want.min_version or entry.state == "N"):
+            return None
+        if want.max_staleness is not None and now - entry.written_at > want.max_staleness:
+            return None
+        if verdict == "negative":
+            self._requests["negative"].inc()
+            return Reading(None, None if entry.state == "N" else entry.version)
+        value = self._values.decode(entry.schema_id, entry.payload)
+        self._requests["hit"].inc()
+        return Reading(value, entry.version)
+
+    # Missing
+
+    def _miss(self, want: Want, data: bytes | None, entry: Entry | None) -> Step[Reading[V]]:
+        """One flight per process; who waits is served stale if allowed, else waits, else may pass to the source."""
+        if want.load is None:
+            self._requests["miss"].inc()
+            return Reading(None)
+        deadline = self._space.clock.monotonic() + self._space.policy.seconds_of("wait")
+        while True:
+            flight, pilot = self._flights.board(want.key)
+            if pilot:
+                return (yield from self._fly(want, data, entry, deadline))
+            stale = self._stale(want, entry)
+            if stale is not None:
+                return stale
+            try:
+                reading: Reading[V] = yield Join(flight, max(0.0, deadline - self._space.clock.monotonic()))
+            except Abandoned:
+                continue
+            except TimeoutError:
+                return (yield from self._pass(want))
+            if want.min_version is None or (reading.version or ZERO) >= want.min_version:
+                self._requests["miss"].inc()
+                return reading
+
+    def _fly(self, want: Want, data: bytes | None, entry: Entry | None, deadline: float) -> Step[Reading[V]]:
+        try:
+            reading = yield from self._lease(want, data, entry, deadline)
+        except BaseException as exc:
+            self._flights.crash(want.key, exc)
+            raise
+        self._flights.land(want.key, reading)
+        return reading
+
+    def _lease(self, want: Want, data: bytes | None, entry: Entry | None, deadline: float) -> Step[Reading[V]]:
+        """One lease over all processes. Asking for it again is also how its other holders are waited for."""
+        space = self._space
+        token, pause = secrets.token_hex(8), 0.01
+        while True:
+            try:
+                reply = yield from acquire(space, want.key, token, (data or b"")[:SEEN_SIZE])
+            except (CacheUnavailable, Overloaded):
+                return (yield from self._bypass(want))
+            if reply[0] == b"g":
+                LEASE.labels(space.name, "granted").inc()
+                return (yield from self._fill(want, token, entry))
+            if reply[0] == b"c":
+                data = reply[1] or None
+                entry = unpack(data) if data else None
+                now = space.now_ms()
+                found = self._answer(want, entry, judge(entry, space.domain, now), now)
+                if found is not None:
+                    return found
+                continue
+            LEASE.labels(space.name, "waited").inc()
+            stale = self._stale(want, entry)
+            if stale is not None:
+                return stale
+            if space.clock.monotonic() >= deadline:
+                return (yield from self._pass(want))
+            yield Pause(pause * space.random.uniform(0.5, 1.0))
+            pause = min(2 * pause, 0.1)
+
+    def _fill(self, want: Want, token: str, entry: Entry | None) -> Step[Reading[V]]:
+        """Load under the lease, then apply: the script refuses it if anything newer came in between."""
+        began = self._space.clock.monotonic()
+        try:
+            reading, data, life = yield from self._load(want, began)
+        except GeneratorExit:
+            raise
+        except BaseException as exc:
+            yield from release(self._space, want.key, token)
+            stale = self._stale(want, entry) if isinstance(exc, SourceFailed | SourceBusy) else None
+            if stale is None:
+                raise
+            return stale
+        outcome = yield from self._apply(want.key, token, data, life)
+        if outcome == "stale":  # a fence knows better than what the source gave: it lags
+            return reading._replace(stale=True)
+        if want.min_version is not None and (reading.version or ZERO) < want.min_version:
+            raise NotVisibleYet(f"{want.key!r}: the source of {self._space.name} gave a version older than the token's")
+        return reading
+
+    def _load(self, want: Want, began: float) -> Step[tuple[Reading[V], bytes, str]]:
+        loaded = yield from self._call(want)
+        load_ms = round((self._space.clock.monotonic() - began) * 1000)
+        self._requests["miss"].inc()
+        if loaded is None:
+            return (Reading[V](None), *self._space.entry("N", ZERO, load_ms=load_ms))
+        of, value = (version(loaded.version), loaded.value) if isinstance(loaded, Loaded) else (ZERO, loaded)
+        schema_id, payload = self._values.encode(value)
+        entry = self._space.entry("V", of, self._space.check_size(payload), schema_id, load_ms=load_ms)
+        return (Reading(value, of), *entry)
+
+    def _call(self, want: Want) -> Step[Any]:
+        """Ask the source, inside the bulkhead."""
+        load = want.load
+        if load is None:
+            return None
+        yield from self._bulkhead.enter()
+        try:
+            with LOAD_SECONDS.labels(self._space.name).time():
+                return (yield Call(load, want.args))
+        except UsageError:
+            raise
+        except Exception as exc:
+            self._requests["error"].inc()
+            raise SourceFailed(f"the source of {self._space.name} failed for {want.key!r}: {exc!r}") from exc
+        finally:
+            self._bulkhead.leave()
+
+    def _apply(self, key: str, token: str, data: bytes, life: str) -> Step[ApplyOutcome | None]:
+        space = self._space
+        try:
+            letters = yield from evaluate(APPLY_SCRIPT, [space.key(key)], ["L", "0", space.fence_ms, data, token, life])
+        except (CacheUnavailable, Overloaded):
+            APPLY.labels(space.name, "load", "failed").inc()
+            return None
+        outcome = OUTCOMES[letters[0]]
+        APPLY.labels(space.name, "load", outcome).inc()
+        if outcome == "lease_lost":
+            LEASE.labels(space.name, "lost").inc()
+        if outcome == "conflict":
+            VERSION_CONFLICT.labels(space.name).inc()
+        return outcome
+
+    # Without a lease
+
+    def _bypass(self, want: Want) -> Step[Reading[V]]:
+        """Redis is away: the source answers, inside the bulkhead; nothing is stored."""
+        self._requests["bypass"].inc()
+        return (yield from self._unstored(want))
+
+    def _pass(self, want: Want) -> Step[Reading[V]]:
+        """The wait is over: a few go to the source without storing, the rest get ``SourceBusy``."""
+        space, policy = self._space, self._space.policy
+        try:
+            args: list[str | bytes] = [str(policy.passers), str(policy.milliseconds("lease_ttl"))]
+            may_pass = yield from evaluate(PASS, [space.key(want.key)], args)
+        except (CacheUnavailable, Overloaded):
+            return (yield from self._bypass(want))
+        if not may_pass:
+            BULKHEAD_REJECTED.labels(space.name).inc()
+            raise SourceBusy(
+                f"{want.key!r} of {space.name} is being loaded by another for more than {policy.wait} s, and "
+                f"{policy.passers} others (CachePolicy.passers) have already gone to the source for it"
+            )
+        return (yield from self._unstored(want))
+
+    def _unstored(self, want: Want) -> Step[Reading[V]]:
+        reading, _, _ = yield from self._load(want, self._space.clock.monotonic())
+        return reading
+
+    def _stale(self, want: Want, entry: Entry | None) -> Reading[V] | None:
+        """The expired value, if this caller and the policy accept one."""
+        space = self._space
+        if want.min_version is not None or want.max_staleness is not None or entry is None or entry.state != "V":
+            return None
+        limit = entry.hard + space.policy.milliseconds("stale_if_error")
+        if entry.domain != space.domain or (entry.hard and space.now_ms() > limit):
+            return None
+        self._requests["stale"].inc()
+        return Reading(self._values.decode(entry.schema_id, entry.payload), entry.version, stale=True)
+
+    # Refreshing
+
+    def _wants_refresh(self, entry: Entry, verdict: Verdict, now: int) -> bool:
+        """Past the soft expiry, or XFetch: the nearer the expiry and the slower the load, the likelier."""
+        if verdict == "soft":
+            return True
+        expiry = entry.soft or entry.hard
+        strength = entry.load_ms * self._space.policy.early
+        if verdict != "fresh" or not expiry or expiry - now > 30 * strength:
+            return False
+        return now - strength * math.log(1.0 - self._space.random.random()) >= expiry
+
+    def _refresh_behind(self, want: Want, data: bytes) -> Step[None]:
+        if want.load is None or want.key in self._refreshing or not self._refreshes.take():
+            return
+        self._refreshing.add(want.key)
+        EARLY_REFRESH.labels(self._space.name).inc()
+        yield Spawn(self._refresh(Want(want.key, want.load, want.args), data))
+
+    def _refresh(self, want: Want, data: bytes) -> Step[None]:
+        """Load once more under a lease, if nobody else does. A failure only means that the next reader tries again."""
+        token = secrets.token_hex(8)
+        try:
+            reply = yield from acquire(self._space, want.key, token, data[:SEEN_SIZE])
+            if reply[0] == b"g":
+                LEASE.labels(self._space.name, "granted").inc()
+                yield from self._fill(want, token, None)
+        except HeadwaterError as exc:
+            _log.warning("%s: %r was not refreshed: %s", self._space.name, want.key, exc)
+        finally:
+            self._refreshing.discard(want.key)
