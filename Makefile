@@ -61,7 +61,7 @@ CHART_TESTS := helm/headwater/tests
 
 # helm, helm-unittest and crdcheck, built once at the versions that helm/tools pins by hash.
 $(TOOLS)/helm: helm/tools/go.mod helm/tools/go.sum helm/tools/crdcheck/go.mod helm/tools/crdcheck/main.go
-	@command -v go > /dev/null || { echo "Go 1.26 or newer is missing: install it to build helm (https://go.dev/doc/install)"; exit 1; }
+	@command -v go > /dev/null || { echo "Go 1.26 or newer is missing: install it to build helm and its test tools"; exit 1; }
 	@echo "building helm and its test tools into .tools (some minutes, once)"
 	@GOBIN=$(TOOLS) nice go -C helm/tools install tool
 	@GOBIN=$(TOOLS) nice go -C helm/tools/crdcheck install .
@@ -73,7 +73,8 @@ test-helm: setup $(TOOLS)/helm ## the chart: lint, three Kubernetes versions, he
 	@$(BIN)/pytest -o pythonpath=$(CHART_TESTS) $(CHART_TESTS) $(ARGS)
 
 docs: setup ## build the documentation into site/, with warnings as errors
-	@$(BIN)/mkdocs build --strict --quiet
+	@MYPYPATH=docs/hooks $(BIN)/mypy docs/hooks
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 chart-readme: setup ## write the chart's README from its values and their schema
 	@$(BIN)/python docs/hooks/chart.py > helm/headwater/README.md

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from pkgutil import iter_modules
+from typing import cast
 
 import typer
 from typer.cli import get_docs_for_click
@@ -27,5 +28,5 @@ def command_line() -> typer.Typer:
 def command_page() -> str:
     """The page as Markdown."""
     command = typer.main.get_command(command_line())
-    context = command.make_context("headwater", [], resilient_parsing=True)
+    context = cast("typer.Context", command.make_context("headwater", [], resilient_parsing=True))
     return get_docs_for_click(obj=command, ctx=context, name="headwater", title="The headwater command")
