@@ -1,0 +1,326 @@
+"""The app: a ``faust.App`` with handlers.
+
+    app = StreamApp("billing")
+
+    @app.handler("orders.placed", retry=Retry("1s", "10s", "1m"))
+    async def charge(order: OrderPlaced, event: EventContext) -> None: ...
+
+Agents, tables, timers and ``faust -A … worker`` work as in any Faust app; ``headwater worker MODULE:APP`` runs it with
+uvloop and the health endpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import faust
+from prometheus_client import REGISTRY
+
+from headwater_producers.envelope import Envelope
+from headwater_schemas.catalogue import Catalogue
+from headwater_schemas.clock import Clock, SystemClock
+from headwater_schemas.codec import Codec
+from headwater_schemas.durations import Duration
+from headwater_schemas.errors import UnknownTopic, UsageError
+from headwater_schemas.registry import Registry
+from headwater_schemas.settings import Environment, RegistrySettings
+from headwater_schemas.wire import CE_TYPE, TRACEPARENT
+from headwater_streams.handlers.agent import BatchChannel, agent_body
+from headwater_streams.handlers.batch import BatchRunner
+from headwater_streams.handlers.context import EventContext
+from headwater_streams.handlers.emitter import Outlet
+from headwater_streams.handlers.failure import header
+from headwater_streams.handlers.family import Family
+from headwater_streams.handlers.message import Headers
+from headwater_streams.handlers.policy import Retry
+from headwater_streams.handlers.pool import HandlerPool
+from headwater_streams.handlers.runner import Runner
+from headwater_streams.handlers.spec import HandlerSpec
+from headwater_streams.metrics import HandlerMetrics, WorkerMetrics
+from headwater_streams.transport.consumer import Consumer
+from headwater_streams.transport.producer import Producer
+from headwater_streams.transport.topics import TopicRequest, create_topics, topic_partitions
+
+__all__ = ["StreamApp"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_TIER_RETENTION_MS = 14 * 86_400_000
+
+
+class StreamApp(faust.App):
+    """A Faust app whose handlers settle every record of their topics, in order per key, at least once.
+
+    Args:
+        id: the consumer group, and the prefix of what the app creates.
+        env: the ``HEADWATER_*`` settings; ``None`` reads the process's environment when the app starts.
+        catalogue: the topics and schemas; ``None`` loads those of the settings.
+        codec: how values are read and written; ``None`` makes one on the registry of the settings.
+        clock: stamps retries; only tests pass another than the system's.
+        faust_settings: further settings of ``faust.App`` (``store``, ``web_port``, …).
+
+    Raises:
+        SettingError: a setting is unknown or malformed.
+    """
+
+    def __init__(
+        self,
+        id: str,  # noqa: A002 - Faust's name for it
+        *,
+        env: Environment | None = None,
+        catalogue: Catalogue | None = None,
+        codec: Codec | None = None,
+        clock: Clock | None = None,
+        faust_settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.env = env or Environment()
+        bootstrap = self.env.text("HEADWATER_KAFKA_BOOTSTRAP").split(",")
+        host, _, port = self.env.text("HEADWATER_WORKER_HTTP").rpartition(":")
+        defaults: dict[str, Any] = {
+            "broker": ";".join(f"headwater://{address.strip()}" for address in bootstrap),
+            "broker_commit_interval": self.env.duration("HEADWATER_WORKER_COMMIT_INTERVAL"),
+            "broker_session_timeout": 10.0,
+            "broker_heartbeat_interval": 1.0,
+            "broker_max_poll_interval": 300.0,
+            "consumer_auto_offset_reset": "earliest",
+            "topic_disable_leader": True,
+            "topic_replication_factor": 1,
+            "web_bind": host,
+            "web_port": int(port),
+            "store": "memory://",
+        }
+        self.specs: list[HandlerSpec] = []
+        self.clock = clock or SystemClock()
+        self.worker_metrics = WorkerMetrics(id)
+        self.pool: HandlerPool | None = None
+        self._catalogue = catalogue
+        self._codec = codec
+        self._channels: dict[tuple[str, str], BatchChannel] = {}
+        self._runners: dict[tuple[str, str], Runner | BatchRunner] = {}
+        super().__init__(id, **{**defaults, **(faust_settings or {})})
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The topics and schemas this app knows."""
+        if self._catalogue is None:
+            self._catalogue = Catalogue.from_env(self.env)
+        return self._catalogue
+
+    @property
+    def codec(self) -> Codec:
+        """How values are read and written."""
+        if self._codec is None:
+            self._codec = Codec(self.catalogue, Registry(RegistrySettings.from_env(self.env)))
+        return self._codec
+
+    # -- declaring ------------------------------------------------------------------------------------------------
+
+    def handler(
+        self,
+        *topics: str,
+        name: str | None = None,
+        retry: Retry | None = None,
+        ordered: bool = True,
+        concurrency: int = 100,
+        timeout: Duration | None = None,
+        max_waiting: int = 10_000,
+    ) -> Callable[[F], F]:
+        """Declare a function that is called with each record of ``topics``.
+
+        The function takes ``(value)`` or ``(value, event)``. A value annotated with a msgspec struct is made into one;
+        otherwise it is a dict. Coroutine functions run on the loop, others in threads. Returning settles the record;
+        raising does with it what ``retry`` says. A record may be handled more than once: make effects idempotent, by
+        ``event.id``. ``None`` as value is a tombstone.
+
+        Args:
+            name: stands in headers and metrics; retries find their handler by it, so keep it when you rename the
+                function. Default: the function's name.
+            retry: default ``Retry("1s", "10s", "1m")``.
+            ordered: keep the order of each key, also through retries and restarts. ``False`` is quicker when many
+                records of few keys fail.
+            concurrency: calls in flight at a time, per topic and worker.
+            timeout: for one call. A synchronous function cannot be stopped: its overrun counts when it returns.
+            max_waiting: records that may wait in memory behind busy keys before fetching stops.
+
+        Raises:
+            UsageError: a signature or a number that cannot be.
+        """
+        return self._declare(topics, name, retry, ordered, concurrency, timeout, max_waiting, 1, batch=False)
+
+    def batch_handler(
+        self,
+        *topics: str,
+        name: str | None = None,
+        retry: Retry | None = None,
+        max_records: int = 1000,
+        concurrency: int = 8,
+        timeout: Duration | None = None,
+        max_waiting: int = 20_000,
+    ) -> Callable[[F], F]:
+        """Declare a function that is called with many records of one partition at a time, as a ``RecordBatch``.
+
+        Returning settles all of them. A batch that raises is tried again in place after the delays of ``retry``; then
+        its records are tried one by one and those that fail are dead letters. The partition waits meanwhile. Records
+        that cannot be decoded never reach the function.
+
+        Args:
+            max_records: the most that one call gets; it gets what is there, without waiting for more.
+            concurrency: partitions worked on at a time.
+
+        Raises:
+            UsageError: a signature or a number that cannot be.
+        """
+        return self._declare(topics, name, retry, True, concurrency, timeout, max_waiting, max_records, batch=True)
+
+    def _declare(
+        self,
+        topics: tuple[str, ...],
+        name: str | None,
+        retry: Retry | None,
+        ordered: bool,
+        concurrency: int,
+        timeout: Duration | None,
+        max_waiting: int,
+        max_records: int,
+        *,
+        batch: bool,
+    ) -> Callable[[F], F]:
+        def declare(function: F) -> F:
+            spec = HandlerSpec.of(
+                function,
+                topics,
+                name=name,
+                retry=retry,
+                ordered=ordered,
+                concurrency=concurrency,
+                timeout=timeout,
+                max_waiting=max_waiting,
+                max_records=max_records,
+                batch=batch,
+            )
+            if any(spec.name == other.name for other in self.specs):
+                raise UsageError(f"two handlers are called {spec.name}: give one of them name='…'")
+            self.specs.append(spec)
+            for topic in topics:
+                self._add_agent(spec, topic)
+            return function
+
+        return declare
+
+    def _add_agent(self, spec: HandlerSpec, topic: str) -> None:
+        key = (spec.name, topic)
+        channel = self._channels[key] = BatchChannel(self)
+        label = spec.name if len(spec.topics) == 1 else f"{spec.name}[{topic}]"
+        self.agent(channel, name=label)(agent_body(channel, lambda: self._runners[key]))
+
+    # -- starting -------------------------------------------------------------------------------------------------
+
+    async def on_start(self) -> None:
+        """Create what the handlers' topics need besides themselves, and the runners."""
+        await super().on_start()
+        if not self.specs:
+            return
+        consumer = self.consumer
+        if not isinstance(consumer, Consumer):
+            raise UsageError("handlers need the headwater:// transport; leave the broker setting to StreamApp")
+        families = await self._families(consumer)
+        envelope = Envelope(self.conf.id, self.clock)
+        for spec in self.specs:
+            for topic in spec.topics:
+                self._runners[spec.name, topic] = self._runner(spec, families[topic], envelope, consumer)
+        self.pool = consumer.pool = HandlerPool(
+            consumer.transport.kafka,
+            consumer.group,
+            [(self._runners[key], channel) for key, channel in self._channels.items()],
+            self.worker_metrics,
+            self._crash_soon,
+        )
+
+    async def _families(self, consumer: Consumer) -> dict[str, Family]:
+        """The family of each handled topic, its topics created where they are missing.
+
+        Raises:
+            UnknownTopic: a handled topic does not exist on the brokers.
+        """
+        kafka = consumer.transport.kafka
+        existing = await topic_partitions(kafka)
+        delays: dict[str, set[float]] = {}
+        for spec in self.specs:
+            for topic in spec.topics:
+                if topic not in existing:
+                    raise UnknownTopic(f"handler {spec.name}: no topic {topic}; run `headwater topics apply`")
+                delays.setdefault(topic, set()).update(() if spec.batch else spec.retry.delays)
+        families = {topic: Family.of(topic, self.conf.id, wanted, existing) for topic, wanted in delays.items()}
+        limit = str(max(2 * consumer.transport.kafka.max_record_bytes, 2_000_000))
+        config = {"retention.ms": str(_TIER_RETENTION_MS), "max.message.bytes": limit, "cleanup.policy": "delete"}
+        await create_topics(
+            kafka,
+            [
+                TopicRequest(name, existing[topic], config=config)
+                for topic, family in families.items()
+                for name in family.created
+                if name not in existing
+            ],
+        )
+        return families
+
+    def _runner(
+        self, spec: HandlerSpec, family: Family, envelope: Envelope, consumer: Consumer
+    ) -> Runner | BatchRunner:
+        metrics = HandlerMetrics(spec.name, family.topic)
+        kind = BatchRunner if spec.batch else Runner
+        known = any(declared.name == family.topic for declared in self.catalogue.topics())
+        runner = kind(
+            spec,
+            family,
+            decode=self.codec.decoder(family.topic if known else None, spec.value_type),
+            schemas=self.codec,
+            outlet=self._outlet(),
+            prepare=self._prepare(envelope),
+            control=consumer.group,
+            clock=self.clock,
+            metrics=metrics,
+            on_crash=self._crash_soon,
+        )
+        self.worker_metrics.handlers.append((metrics, lambda: runner.in_flight, lambda: runner.fenced_keys))
+        return runner
+
+    def _outlet(self) -> Outlet:
+        producer = self.producer
+        assert isinstance(producer, Producer)
+        return producer.started_sender()
+
+    def _prepare(self, envelope: Envelope) -> Callable[[EventContext, str, Any, Headers | None], Any]:
+        """Encodes what a handler emits and makes its headers: a new id, our name, the trace of the record."""
+        encoders: dict[str, Any] = {}
+
+        def prepare(event: EventContext, topic: str, value: Any, extra: Headers | None) -> tuple[bytes | None, Headers]:
+            encode = encoders.get(topic)
+            if encode is None:
+                encode = encoders[topic] = self.codec.encoder(topic)
+            headers: Any = envelope.headers(envelope.new_id(next(envelope.numbers)), (CE_TYPE, topic))
+            trace = header(event.message.headers(), TRACEPARENT)
+            if trace is not None:
+                headers.append((TRACEPARENT, trace))
+            if extra:
+                headers.extend(extra)
+            return (None if value is None else encode(value)), headers
+
+        return prepare
+
+    def _crash_soon(self, error: BaseException) -> None:
+        self.add_future(self.crash(error))
+
+    # -- watching -------------------------------------------------------------------------------------------------
+
+    async def on_started(self) -> None:
+        """Let Prometheus see the handlers."""
+        REGISTRY.register(self.worker_metrics)
+        await super().on_started()
+
+    async def on_shutdown(self) -> None:
+        """Forget the metrics; another app of the process may have its own."""
+        if self.worker_metrics in REGISTRY._collector_to_names:
+            REGISTRY.unregister(self.worker_metrics)
+        await super().on_shutdown()

@@ -1,0 +1,70 @@
+"""A handler as a Faust agent: Faust names it, lists it, starts and supervises it; whole batches are its stream's items.
+
+The channel has a queue of its own flow control. Faust's own would be emptied at each of Faust's rebalances, and what is emptied here
+would be a hole in what is settled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+from faust import Channel
+from faust.types import TP, StreamT
+from mode.utils.queues import FlowControlEvent, ThrowableQueue
+
+from headwater_streams.handlers.message import Message
+
+__all__ = ["BatchChannel", "agent_body"]
+
+Batch = tuple[TP, list[Message]]
+
+
+class Fed(Protocol):
+    """Who takes batches."""
+
+    def feed(self, tp: TP, messages: list[Message]) -> None: ...
+
+
+class BatchChannel(Channel[Batch]):
+    """One agent's channel of batches. ``hand_over`` returns when the agent has taken them."""
+
+    def __init__(self, app: Any) -> None:
+        super().__init__(app, queue=ThrowableQueue(flow_control=FlowControlEvent(initially_suspended=False)))
+        self._taken = asyncio.Event()
+
+    def clone(self, **_: Any) -> BatchChannel:
+        return self
+
+    def __aiter__(self) -> BatchChannel:
+        return self
+
+    async def __anext__(self) -> Any:  # Faust types what a stream yields as events; ours are batches
+        return await self.queue.get()
+
+    async def hand_over(self, batches: list[Batch]) -> None:
+        """Give the agent these batches and wait until it has taken them; it does so in its next step."""
+        for batch in batches:
+            self.queue.put_nowait(batch)
+        while not self.queue.empty():
+            self._taken.clear()
+            await self._taken.wait()
+
+    def took(self) -> None:
+        """The agent has taken a batch."""
+        if self.queue.empty():
+            self._taken.set()
+
+
+def agent_body(
+    channel: BatchChannel, runner: Callable[[], Fed]
+) -> Callable[[StreamT[Batch]], Coroutine[Any, Any, None]]:
+    """The agent's function: everything that matters is the runner's."""
+
+    async def feed(stream: StreamT[Batch]) -> None:
+        async for tp, messages in stream:
+            runner().feed(tp, messages)
+            channel.took()
+
+    return feed

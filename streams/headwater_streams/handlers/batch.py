@@ -1,0 +1,351 @@
+"""Batch handlers: one call for many records of one partition, in offset order, settled together.
+
+Order is that of the partition, so nothing overtakes anything and no lane is needed. A batch that fails is tried again
+in place, after the policy's delays; when these are used up its records are tried one by one, so that only those that
+really fail become dead letters. The partition waits meanwhile: whoever cannot afford that uses a plain handler.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
+from typing import Any
+
+from faust.types import TP
+
+from headwater_schemas.clock import Clock
+from headwater_schemas.errors import BadRecord, HeadwaterError, RecordTooLarge, Unavailable
+from headwater_schemas.wire import Reason
+from headwater_streams.handlers.context import EventContext
+from headwater_streams.handlers.emitter import Emitter, Outlet, Prepare
+from headwater_streams.handlers.family import Family
+from headwater_streams.handlers.fences import Fences
+from headwater_streams.handlers.lanes import NOWHERE, Record
+from headwater_streams.handlers.message import Headers, Message
+from headwater_streams.handlers.policy import Die, HandlerTimeout, Later, decide
+from headwater_streams.handlers.runner import Schemas
+from headwater_streams.handlers.settler import PartitionControl, Settler
+from headwater_streams.handlers.spec import HandlerSpec
+from headwater_streams.metrics import HandlerMetrics
+
+__all__ = ["BatchRunner", "RecordBatch"]
+
+logger = logging.getLogger(__name__)
+
+
+class RecordBatch(Sequence[EventContext]):
+    """Records of one partition, in offset order. ``values[i]`` belongs to ``batch[i]`` (key, headers, offset …).
+
+    Attributes:
+        values: the decoded values; ``None`` is a tombstone.
+    """
+
+    __slots__ = ("_contexts", "_emitter", "_messages", "tp", "values")
+
+    def __init__(self, tp: TP, messages: list[Message], values: list[Any], emitter: Emitter) -> None:
+        self.tp = tp
+        self.values = values
+        self._messages = messages
+        self._emitter = emitter
+        self._contexts: dict[int, EventContext] = {}
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        position = index if index >= 0 else len(self) + index
+        context = self._contexts.get(position)
+        if context is None:
+            context = self._contexts[position] = EventContext(self._messages[position], self._emitter)
+        return context
+
+    @property
+    def keys(self) -> list[str | None]:
+        """The business keys, in order."""
+        return [None if (key := m.key()) is None else key.decode("utf-8", "surrogateescape") for m in self._messages]
+
+    @property
+    def offsets(self) -> list[int]:
+        """The offsets, in order."""
+        return [message.offset() for message in self._messages]
+
+    @property
+    def timestamps(self) -> list[int]:
+        """When each record was written, in milliseconds since the epoch."""
+        return [message.timestamp()[1] for message in self._messages]
+
+    def emit(self, topic: str, value: Any, *, key: str | bytes | None = None, headers: Headers | None = None) -> None:
+        """Send an event whose delivery is part of the whole batch's settling; see ``EventContext.emit``."""
+        self[-1].emit(topic, value, key=key, headers=headers)
+
+    def contexts(self) -> Iterator[EventContext]:
+        """Those that somebody looked at: the ones that can have emitted."""
+        return iter(self._contexts.values())
+
+
+class BatchRunner:
+    """Runs one batch handler on one topic's partitions that are ours; partitions run beside each other."""
+
+    def __init__(
+        self,
+        spec: HandlerSpec,
+        family: Family,
+        *,
+        decode: Callable[[bytes | None], Any],
+        schemas: Schemas,
+        outlet: Outlet,
+        prepare: Prepare,
+        control: PartitionControl,
+        clock: Clock,
+        metrics: HandlerMetrics,
+        on_crash: Callable[[BaseException], None],
+    ) -> None:
+        self.spec = spec
+        self.family = family
+        self.metrics = metrics
+        self._decode = decode
+        self._schemas = schemas
+        self._clock = clock
+        self._on_crash = on_crash
+        self._threads = None if spec.is_async else ThreadPoolExecutor(spec.concurrency, f"headwater-{spec.name}")
+        self._emitter = Emitter(outlet, prepare, self._tell_settled, self._refused)
+        self._epochs: dict[int, bytes] = {}
+        self._settler = Settler(spec.name, family, outlet, control, clock, metrics, self._epochs, lambda _: None)
+        self._queues: dict[TP, deque[Message]] = {}
+        self._positions: dict[TP, int] = {}
+        self._running: dict[TP, list[Message]] = {}
+        self._tasks: dict[TP, asyncio.Task[None]] = {}
+        self._slots = asyncio.Semaphore(spec.concurrency)
+        self._room = asyncio.Event()
+        self._room.set()
+        self._settled = asyncio.Event()
+
+    def start(self) -> None:
+        """Nothing to start: tasks live while there are records."""
+
+    async def close(self) -> None:
+        """Stop at once; what runs is cancelled and stays unsettled."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        self._settler.close()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._threads is not None:
+            self._threads.shutdown(wait=False)
+
+    @property
+    def in_flight(self) -> int:
+        """Records that are with the handler or wait for it."""
+        return sum(map(len, self._queues.values())) + sum(map(len, self._running.values()))
+
+    @property
+    def fenced_keys(self) -> int:
+        """None: a batch handler keeps order by waiting."""
+        return 0
+
+    def activate(self, partition: int, fences: Fences) -> None:
+        """Accept records of this partition."""
+        self._epochs[partition] = b"batch"
+
+    async def drain(self, partitions: Collection[TP], limit: float) -> None:
+        """Take nothing new of these partitions and finish what runs, for at most ``limit`` seconds."""
+        for tp in partitions:
+            queue = self._queues.pop(tp, None)
+            if queue:
+                self._positions[tp] = queue[0].offset()
+        self._make_room()
+        deadline = self._clock.monotonic() + limit
+        gone = frozenset(partitions)
+        while any(tp in gone for tp in self._running) or self._emitter.owes(gone):
+            left = deadline - self._clock.monotonic()
+            if left <= 0:
+                logger.warning("%s: a batch did not finish within %.1f s; it comes again", self.spec.name, limit)
+                return
+            self._settled.clear()
+            try:
+                await asyncio.wait_for(self._settled.wait(), left)
+            except TimeoutError:
+                continue
+
+    def forget(self, partitions: Collection[TP]) -> None:
+        """Drop every trace of these partitions; a batch of theirs that still runs is cancelled, unsettled."""
+        gone = frozenset(partitions)
+        for tp in gone:
+            task = self._tasks.pop(tp, None)
+            if task is not None:
+                task.cancel()
+            self._queues.pop(tp, None)
+            self._running.pop(tp, None)
+            self._positions.pop(tp, None)
+            self._epochs.pop(tp.partition, None)
+        self._settler.forget(gone)
+        self._emitter.forget(gone)
+        self._make_room()
+
+    def feed(self, tp: TP, messages: list[Message]) -> None:
+        """Take records of one partition. Returns at once; await ``room`` before the next."""
+        self._positions[tp] = messages[-1].offset() + 1
+        if tp.topic != self.family.topic:
+            return  # nothing of a batch handler ever waits in a tier; whatever is there belongs to another
+        self.metrics.consumed += len(messages)
+        self._queues.setdefault(tp, deque()).extend(messages)
+        if self.in_flight >= self.spec.max_waiting:
+            self._room.clear()
+        if tp not in self._tasks:
+            task = asyncio.create_task(self._work(tp), name=f"{self.spec.name}-{tp.partition}")
+            self._tasks[tp] = task
+            task.add_done_callback(lambda done: self._ended(done, tp))
+
+    async def room(self) -> None:
+        """Wait until fewer than ``max_waiting`` records are in memory."""
+        await self._room.wait()
+
+    def _make_room(self) -> None:
+        if self.in_flight < self.spec.max_waiting:
+            self._room.set()
+
+    def _ended(self, task: asyncio.Task[None], tp: TP) -> None:
+        if self._tasks.get(tp) is task:
+            del self._tasks[tp]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._on_crash(error)
+
+    # -- running --------------------------------------------------------------------------------------------------
+
+    async def _work(self, tp: TP) -> None:
+        while queue := self._queues.get(tp):
+            async with self._slots:
+                messages = [queue.popleft() for _ in range(min(len(queue), self.spec.max_records))]
+                self._running[tp] = messages
+                await self._settle(tp, messages)
+                self._running.pop(tp, None)
+            self._settled.set()
+            self._make_room()
+            await asyncio.sleep(0)
+
+    async def _settle(self, tp: TP, messages: list[Message]) -> None:
+        started = self._clock.time()
+        for attempt in range(len(self.spec.retry.delays) + 1):
+            readable, values = await self._read(tp, messages)
+            error = await self._call(tp, readable, values)
+            if error is None:
+                return
+            logger.warning("%s: a batch of %d failed: %s", self.spec.name, len(readable), error)
+            decision = decide(
+                self.spec.retry,
+                error,
+                attempt=attempt,
+                immediate=self.spec.retry.immediate,
+                age=self._clock.time() - started,
+            )
+            if not isinstance(decision, Later):
+                break
+            await asyncio.sleep(decision.delay)
+            messages = readable
+        await self._one_by_one(tp, messages)
+
+    async def _one_by_one(self, tp: TP, messages: list[Message]) -> None:
+        for message in messages:
+            readable, values = await self._read(tp, [message])
+            error = await self._call(tp, readable, values) if readable else None
+            if error is not None:
+                decision = decide(self.spec.retry, error, attempt=len(self.spec.retry.delays), immediate=0, age=0)
+                reason: Reason = decision.reason if isinstance(decision, Die) else "handler"
+                await self._settler.die(self._record(tp, message), error, reason)
+
+    async def _read(self, tp: TP, messages: list[Message]) -> tuple[list[Message], list[Any]]:
+        """Decode; what cannot be read goes to the dead letters, and a registry that is down is waited for."""
+        readable: list[Message] = []
+        values: list[Any] = []
+        for message in messages:
+            value = message.value()
+            try:
+                if (missing := self._schemas.missing_schema(value)) is not None:
+                    await self._wait_for_schema(missing)
+                values.append(self._decode(value))
+            except BadRecord as exc:
+                reason: Reason = "schema" if type(exc).__name__ == "SchemaMismatch" else "decode"
+                await self._settler.die(self._record(tp, message), exc, reason)
+            else:
+                readable.append(message)
+        return readable, values
+
+    async def _wait_for_schema(self, schema_id: int) -> None:
+        delay = 0.05
+        while True:
+            try:
+                await self._schemas.prefetch([schema_id])
+            except Unavailable as exc:
+                logger.warning("%s waits, nothing is dead-lettered: %s", self.spec.name, exc)
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, 5.0)
+            else:
+                return
+
+    async def _call(self, tp: TP, messages: list[Message], values: list[Any]) -> Exception | None:
+        """Give the batch to the handler, waiting out outages; the error it raised, if it did."""
+        if not messages:
+            return None
+        delay = 0.05
+        while True:
+            batch = RecordBatch(tp, messages, values, self._emitter)
+            started = perf_counter()
+            try:
+                await self._within(batch)
+                for event in batch.contexts():
+                    if event.unacked or event.refused:
+                        self._emitter.settle_after(event, tp)
+            except Unavailable as exc:
+                logger.warning("%s waits, nothing is dead-lettered: %s", self.spec.name, exc)
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, 5.0)
+            except Exception as exc:
+                return exc
+            else:
+                self.metrics.settled("done", len(messages))
+                return None
+            finally:
+                self.metrics.observe(perf_counter() - started)
+
+    async def _within(self, batch: RecordBatch) -> None:
+        try:
+            async with asyncio.timeout(self.spec.timeout):
+                if self.spec.is_async:
+                    await self.spec.function(batch)
+                else:
+                    await asyncio.get_running_loop().run_in_executor(self._threads, self.spec.function, batch)
+        except TimeoutError as exc:
+            raise HandlerTimeout(f"{self.spec.name} did not return within {self.spec.timeout} s") from exc
+
+    def _record(self, tp: TP, message: Message) -> Record:
+        return Record(message, tp, NOWHERE, first_failed_at=self._clock.time())
+
+    def _refused(self, event: EventContext, tp: TP, error: HeadwaterError) -> None:
+        reason: Reason = "too-large" if isinstance(error, RecordTooLarge) else "handler"
+        self._settler.bury(self._record(tp, event.message), error, reason, self._tell_settled)
+
+    def _tell_settled(self) -> None:
+        self._settled.set()
+
+    # -- committing -----------------------------------------------------------------------------------------------
+
+    def read(self) -> Mapping[TP, int]:
+        """The offset after the last record that was fed, by partition."""
+        return self._positions
+
+    def committable(self, partitions: Collection[TP] | None = None) -> dict[TP, int]:
+        """The offset up to which every record of each partition is settled: the next one to read."""
+        low = {tp: at for tp, at in self._positions.items() if partitions is None or tp in partitions}
+        for tp, waiting in (*self._running.items(), *self._queues.items()):
+            if waiting and tp in low:
+                low[tp] = min(low[tp], waiting[0].offset())
+        for tp, offset in (*self._settler.unsettled(), *self._emitter.unsettled()):
+            if tp in low:
+                low[tp] = min(low[tp], offset)
+        return low

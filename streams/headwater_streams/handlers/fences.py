@@ -1,0 +1,110 @@
+"""Fences: which keys have records waiting on Kafka, found again when a partition becomes ours.
+
+A worker keeps in memory how many records of each key wait in the delay tiers and in the parking log. A restart or a
+rebalance loses that memory, so whoever receives a partition first reads these topics from their committed offsets to
+their ends, keys only, and knows again. Until then no record of the partition runs.
+
+Each assignment marks what it writes to these topics (``hw-fence``). A record beyond the end that the reading found,
+with another mark, comes from a worker that had already lost the partition; see ``Returns``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from faust.types import TP
+
+from headwater_schemas import wire
+from headwater_schemas.errors import BrokerUnavailable
+from headwater_schemas.settings import KafkaSettings
+from headwater_streams.handlers.failure import header
+from headwater_streams.handlers.family import Family
+from headwater_streams.handlers.message import Message
+from headwater_streams.transport.errors import kafka_error, translate
+
+__all__ = ["Fences", "read_fences"]
+
+_IDLE_POLLS = 50
+
+
+class Fences:
+    """What waits on Kafka of one partition: records per handler and key, and up to where was read."""
+
+    __slots__ = ("ends", "parked", "retrying")
+
+    def __init__(self) -> None:
+        self.retrying: dict[str, dict[bytes, int]] = {}
+        self.parked: dict[str, dict[bytes, int]] = {}
+        self.ends: dict[TP, int] = {}
+
+    def add(self, handler: str, key: bytes, *, parked: bool) -> None:
+        """Count one record."""
+        keys = (self.parked if parked else self.retrying).setdefault(handler, {})
+        keys[key] = keys.get(key, 0) + 1
+
+
+def read_fences(
+    kafka: KafkaSettings, family: Family, partition: int, ranges: Mapping[TP, tuple[int, int]], isolation: str
+) -> Fences:
+    """Read ``ranges`` (first and end offset of each tier and parking partition). Blocks; run it in a thread.
+
+    Raises:
+        BrokerUnavailable: the log could not be read to its end.
+    """
+    fences = Fences()
+    fences.ends = {tp: end for tp, (_, end) in ranges.items()}
+    wanted = {tp: bounds for tp, bounds in ranges.items() if bounds[0] < bounds[1]}
+    if not wanted:
+        return fences
+    consumer = Consumer(
+        {
+            **kafka.client_config(),
+            "group.id": f"{family.group}.fences",
+            "enable.auto.commit": False,
+            "auto.offset.reset": "earliest",
+            "isolation.level": isolation,
+            "enable.partition.eof": True,
+        }
+    )
+    try:
+        consumer.assign([TopicPartition(tp.topic, tp.partition, start) for tp, (start, _) in wanted.items()])
+        _read(consumer, family, wanted, fences)
+    except KafkaException as exc:
+        raise translate(kafka_error(exc), f"reading what waits of {family.topic}[{partition}]") from exc
+    finally:
+        consumer.close()
+    return fences
+
+
+def _read(consumer: Consumer, family: Family, wanted: Mapping[TP, tuple[int, int]], fences: Fences) -> None:
+    unfinished = set(wanted)
+    idle = 0
+    while unfinished:
+        messages = consumer.consume(5_000, 0.2)
+        idle = 0 if messages else idle + 1
+        if idle > _IDLE_POLLS:
+            raise BrokerUnavailable(f"the brokers stopped answering while {sorted(unfinished)} was read")
+        for message in messages:
+            topic, number, offset = message.topic(), message.partition(), message.offset()
+            assert topic is not None
+            assert number is not None
+            tp = TP(topic, number)
+            error = message.error()
+            if error is not None:
+                if error.code() != KafkaError._PARTITION_EOF:
+                    raise translate(error, f"reading what waits of {topic}[{number}]")
+                unfinished.discard(tp)
+                continue
+            assert offset is not None
+            if offset >= wanted[tp][1]:
+                unfinished.discard(tp)
+                continue
+            read = cast("Message", message)
+            key = read.key()
+            if key is not None:
+                handler = (header(read.headers(), wire.HW_HANDLER) or b"").decode("utf-8", "replace")
+                fences.add(handler, key, parked=topic == family.parked)
+            if offset + 1 >= wanted[tp][1]:
+                unfinished.discard(tp)

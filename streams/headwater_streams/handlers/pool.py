@@ -1,0 +1,255 @@
+"""The pool: every handler's runners of one worker, and what a rebalance and a commit mean to them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from time import perf_counter
+from typing import Protocol
+
+from faust.types import TP
+
+from headwater_schemas.errors import HeadwaterError
+from headwater_schemas.settings import KafkaSettings
+from headwater_streams.handlers.agent import BatchChannel
+from headwater_streams.handlers.family import Family
+from headwater_streams.handlers.fences import Fences, read_fences
+from headwater_streams.handlers.message import Message
+from headwater_streams.metrics import WorkerMetrics
+
+__all__ = ["HandlerPool", "HandlerRunner", "Membership"]
+
+logger = logging.getLogger(__name__)
+
+
+class HandlerRunner(Protocol):
+    """What the pool needs of a runner, whether it takes records one by one or in batches."""
+
+    family: Family
+
+    def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    def activate(self, partition: int, fences: Fences) -> None: ...
+
+    async def drain(self, partitions: Collection[TP], limit: float) -> None: ...
+
+    def forget(self, partitions: Collection[TP]) -> None: ...
+
+    def feed(self, tp: TP, messages: list[Message]) -> None: ...
+
+    async def room(self) -> None: ...
+
+    def committable(self, partitions: Collection[TP] | None = None) -> dict[TP, int]: ...
+
+    def read(self) -> Mapping[TP, int]: ...
+
+
+class Membership(Protocol):
+    """What the pool needs of the group."""
+
+    def pause(self, partitions: Iterable[TP]) -> None: ...
+
+    def resume(self, partitions: Iterable[TP]) -> None: ...
+
+    async def committed(self, partitions: Collection[TP]) -> dict[TP, int | None]: ...
+
+    async def watermarks(self, partitions: Collection[TP]) -> dict[TP, tuple[int, int]]: ...
+
+    def commit_soon(self, offsets: Mapping[TP, int]) -> None: ...
+
+
+class HandlerPool:
+    """Routes batches to runners and answers rebalances. Belongs to the event loop's thread.
+
+    Args:
+        hold: seconds for which a batch may wait for its handler before the handler's partitions are paused, so that
+            others go on. Short waits are cheaper than a pause, which drops what was fetched ahead.
+    """
+
+    def __init__(
+        self,
+        kafka: KafkaSettings,
+        group: Membership,
+        runners: Sequence[tuple[HandlerRunner, BatchChannel]],
+        metrics: WorkerMetrics,
+        on_crash: Callable[[BaseException], None],
+        *,
+        isolation: str = "read_committed",
+        hold: float = 0.25,
+    ) -> None:
+        self._kafka = kafka
+        self._group = group
+        self._metrics = metrics
+        self._on_crash = on_crash
+        self._isolation = isolation
+        self._hold = hold
+        self._channels = {id(runner): channel for runner, channel in runners}
+        self.runners = [runner for runner, _ in runners]
+        self._by_topic: dict[str, list[HandlerRunner]] = {}
+        self._family_of: dict[str, Family] = {}
+        for runner in self.runners:
+            for topic in runner.family.consumed:
+                self._by_topic.setdefault(topic, []).append(runner)
+                self._family_of[topic] = runner.family
+        self._assigned: set[TP] = set()
+        self._activations: dict[TP, asyncio.Task[None]] = {}
+        self._active: set[TP] = set()  # topic partitions whose family runs
+        self._blocked: dict[int, asyncio.Task[None]] = {}
+        self._committed: dict[TP, int] = {}
+        metrics.assigned = lambda: len(self._assigned)
+        metrics.gaps = self._gaps
+
+    @property
+    def topics(self) -> frozenset[str]:
+        """Every topic that the handlers read, tiers and parking logs included."""
+        return frozenset(self._by_topic)
+
+    @property
+    def ready(self) -> bool:
+        """Whether every partition that is ours runs."""
+        return all(TP(self._family_of[tp.topic].topic, tp.partition) in self._active for tp in self._assigned)
+
+    def start(self) -> None:
+        """Let the runners run."""
+        for runner in self.runners:
+            runner.start()
+
+    async def close(self) -> None:
+        """Stop at once; revoke first for a graceful end."""
+        tasks = [*self._activations.values(), *self._blocked.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for runner in self.runners:
+            await runner.close()
+
+    # -- records --------------------------------------------------------------------------------------------------
+
+    async def take(self, batches: Iterable[tuple[TP, list[Message]]]) -> None:
+        """Hand fetched records to their handlers. Waits a moment for a busy handler, then pauses its partitions."""
+        fed: dict[int, tuple[HandlerRunner, list[tuple[TP, list[Message]]]]] = {}
+        for batch in batches:
+            for runner in self._by_topic[batch[0].topic]:
+                fed.setdefault(id(runner), (runner, []))[1].append(batch)
+        for runner, share in fed.values():
+            await self._channels[id(runner)].hand_over(share)
+        for runner, _ in fed.values():
+            if id(runner) in self._blocked:
+                continue
+            try:
+                await asyncio.wait_for(runner.room(), self._hold)
+            except TimeoutError:
+                self._blocked[id(runner)] = asyncio.ensure_future(self._unblock(runner))
+
+    async def _unblock(self, runner: HandlerRunner) -> None:
+        topic = runner.family.topic
+        self._group.pause(tp for tp in self._assigned if tp.topic == topic)
+        await runner.room()
+        del self._blocked[id(runner)]
+        others = [other for other in self._by_topic[topic] if id(other) in self._blocked]
+        if not others:
+            self._group.resume(tp for tp in self._active if tp.topic == topic)
+
+    # -- rebalances -----------------------------------------------------------------------------------------------
+
+    def assigned(self, partitions: Collection[TP]) -> None:
+        """Partitions are ours, paused: read what waits of them on Kafka, then let them run."""
+        self._assigned.update(partitions)
+        self._metrics.rebalances += 1
+        for tp in partitions:
+            main = TP(self._family_of[tp.topic].topic, tp.partition)
+            if main not in self._active and main not in self._activations and self._siblings(main) <= self._assigned:
+                task = asyncio.ensure_future(self._activate(main))
+                self._activations[main] = task
+                task.add_done_callback(lambda done, main=main: self._activated(done, main))  # type: ignore[misc]
+
+    def _siblings(self, main: TP) -> set[TP]:
+        return {TP(topic, main.partition) for topic in self._family_of[main.topic].consumed}
+
+    async def _activate(self, main: TP) -> None:
+        started = perf_counter()
+        family = self._family_of[main.topic]
+        siblings = self._siblings(main)
+        returning = siblings - {main}
+        delay = 0.1
+        while True:
+            try:
+                committed = await self._group.committed(siblings)
+                marks = await self._group.watermarks(returning)
+                ranges = {tp: (max(committed[tp] or 0, low), high) for tp, (low, high) in marks.items()}
+                fences = await asyncio.to_thread(
+                    read_fences, self._kafka, family, main.partition, ranges, self._isolation
+                )
+                break
+            except HeadwaterError as exc:
+                logger.warning("%s[%d] cannot start yet: %s", main.topic, main.partition, exc)
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, 5.0)
+        for runner in self._by_topic[main.topic]:
+            runner.activate(main.partition, fences)
+        self._committed.update({tp: offset for tp, offset in committed.items() if offset is not None})
+        self._active.add(main)
+        self._group.resume(siblings)
+        self._metrics.rebalance_seconds.observe(perf_counter() - started)
+
+    def _activated(self, task: asyncio.Task[None], main: TP) -> None:
+        if self._activations.get(main) is task:
+            del self._activations[main]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._on_crash(error)
+
+    async def revoked(self, partitions: Collection[TP], limit: float) -> dict[TP, int]:
+        """Finish what runs of these partitions within ``limit`` seconds; gives the offsets to commit."""
+        families = self._whole(partitions)
+        runners = self._concerned(families)
+        await asyncio.gather(*(runner.drain(families, limit) for runner in runners))
+        offsets = self._lowest(families)
+        self.lost(partitions)
+        return {tp: offset for tp, offset in offsets.items() if offset > self._committed.get(tp, -1)}
+
+    def lost(self, partitions: Collection[TP]) -> None:
+        """Forget these partitions, and their siblings' records with them: a family runs whole or not at all."""
+        families = self._whole(partitions)
+        for tp in families:
+            activation = self._activations.pop(tp, None)
+            if activation is not None:
+                activation.cancel()
+        for runner in self._concerned(families):
+            runner.forget(families)
+        self._active -= families
+        self._assigned -= set(partitions)
+        for tp in families:
+            self._committed.pop(tp, None)
+
+    def _whole(self, partitions: Collection[TP]) -> set[TP]:
+        """The partitions with all their siblings."""
+        mains = {TP(self._family_of[tp.topic].topic, tp.partition) for tp in partitions}
+        return {sibling for main in mains for sibling in self._siblings(main)}
+
+    def _concerned(self, partitions: Iterable[TP]) -> list[HandlerRunner]:
+        return list({id(r): r for tp in partitions for r in self._by_topic[tp.topic]}.values())
+
+    # -- commits --------------------------------------------------------------------------------------------------
+
+    def commit(self) -> None:
+        """Send the offsets that have grown since the last time."""
+        grown = {tp: at for tp, at in self._lowest(self._assigned).items() if at > self._committed.get(tp, -1)}
+        if grown:
+            self._group.commit_soon(grown)
+            self._committed.update(grown)
+
+    def _lowest(self, partitions: Collection[TP]) -> dict[TP, int]:
+        lowest: dict[TP, int] = {}
+        for runner in self._concerned(partitions):
+            for tp, offset in runner.committable(partitions).items():
+                lowest[tp] = min(offset, lowest.get(tp, offset))
+        return lowest
+
+    def _gaps(self) -> list[tuple[TP, int]]:
+        read: dict[TP, int] = {}
+        for runner in self.runners:
+            read.update(runner.read())
+        return [(tp, read[tp] - offset) for tp, offset in self._lowest(self._assigned).items() if tp in read]

@@ -1,0 +1,601 @@
+"""The runner: takes batches of records, calls a handler with each, and knows which offsets are settled.
+
+Shape: a few long-lived worker tasks pull records from the current batch. A record whose key is free runs at once,
+inside the worker, without a task, a future or a queue entry of its own; a handler that never suspends lets one worker
+run through the whole batch. When a handler does suspend, the next worker is woken and pulls on, up to ``concurrency``.
+A record whose key is busy waits in that key's lane (see ``lanes``).
+
+Settling: nothing is written down for a record that runs and returns. Unsettled is what has not been pulled, plus what
+lanes, heaps, parking and unacknowledged emits hold. The offset to commit is the lowest of these, found by looking at
+them once per commit instead of at every record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from math import inf
+from time import perf_counter
+from typing import Any, Protocol
+
+from faust.types import TP
+
+from headwater_schemas.clock import Clock
+from headwater_schemas.errors import HeadwaterError, RecordTooLarge
+from headwater_schemas.wire import Reason
+from headwater_streams.handlers.context import EventContext
+from headwater_streams.handlers.emitter import Emitter, Outlet, Prepare
+from headwater_streams.handlers.family import Family
+from headwater_streams.handlers.fences import Fences
+from headwater_streams.handlers.lanes import Lane, Origin, Record
+from headwater_streams.handlers.message import Message
+from headwater_streams.handlers.policy import Again, HandlerTimeout, Later, Pause, decide
+from headwater_streams.handlers.returns import Returns
+from headwater_streams.handlers.settler import PartitionControl, Settler
+from headwater_streams.handlers.spec import HandlerSpec
+from headwater_streams.metrics import HandlerMetrics
+
+__all__ = ["Runner", "Schemas"]
+
+logger = logging.getLogger(__name__)
+
+_KNOWN_PREFIXES = 10_000
+
+
+class Schemas(Protocol):
+    """What the runner needs of a codec besides a decoder: to fetch a schema without blocking the loop."""
+
+    def missing_schema(self, value: bytes | None) -> int | None: ...
+
+    async def prefetch(self, ids: Iterable[int]) -> None: ...
+
+
+class _Worker:
+    """A task that runs records. ``started`` is ``inf`` while no handler runs."""
+
+    __slots__ = ("message", "overdue", "started", "task", "wake")
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[None] | None = None
+        self.wake: asyncio.Future[None] | None = None
+        self.message: Message | None = None
+        self.started = inf
+        self.overdue = False
+
+
+class Runner:
+    """Runs one handler on one topic's partitions that are ours. Every method belongs to the event loop's thread."""
+
+    def __init__(
+        self,
+        spec: HandlerSpec,
+        family: Family,
+        *,
+        decode: Callable[[bytes | None], Any],
+        schemas: Schemas,
+        outlet: Outlet,
+        prepare: Prepare,
+        control: PartitionControl,
+        clock: Clock,
+        metrics: HandlerMetrics,
+        on_crash: Callable[[BaseException], None],
+    ) -> None:
+        self.spec = spec
+        self.family = family
+        self.metrics = metrics
+        self._decode = decode
+        self._schemas = schemas
+        self._clock = clock
+        self._on_crash = on_crash
+        self._call = spec.function if spec.is_async else self._in_thread
+        self._threads = None if spec.is_async else ThreadPoolExecutor(spec.concurrency, f"headwater-{spec.name}")
+        self._emitter = Emitter(outlet, prepare, self._tell_settled, self._refused)
+        self._epochs: dict[int, bytes] = {}
+        self._fences: dict[int, Fences] = {}
+        self._settler = Settler(
+            spec.name, family, outlet, control, clock, metrics, self._epochs, lambda _: self._tell_settled()
+        )
+        self._returns = Returns(spec.name, family, control, clock, metrics, self._returned, self._hop)
+
+        self._lanes: dict[bytes | int, Message | Lane] = {}
+        self._serial = 0  # lane keys where order does not matter
+        self._ready: deque[Record] = deque()  # heads of lanes that may run
+        self._tp = TP("", -1)
+        self._batch: list[Message] = []
+        self._pulling: Iterator[Message] = iter(self._batch)
+        self._batches: deque[tuple[TP, list[Message]]] = deque()
+        self._positions: dict[TP, int] = {}
+        self._waiting = 0
+        self._known: set[bytes] = set()  # wire prefixes whose schema is at hand
+
+        self._workers: list[_Worker] = []
+        self._idle: list[_Worker] = []
+        self._waking = False
+        self._room = asyncio.Event()
+        self._room.set()
+        self._settled = asyncio.Event()
+        self._closing = False
+        self._watcher: asyncio.Task[None] | None = None
+
+    # -- life -----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to run what is fed."""
+        if self.spec.timeout is not None and self.spec.is_async:
+            self._watcher = asyncio.create_task(self._watch(self.spec.timeout), name=f"watch-{self.spec.name}")
+
+    async def close(self) -> None:
+        """Stop at once: what runs is cancelled and stays unsettled. ``drain`` first for a graceful end."""
+        self._closing = True
+        tasks = [worker.task for worker in self._workers if worker.task is not None]
+        if self._watcher is not None:
+            tasks.append(self._watcher)
+        self._returns.close()
+        self._settler.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._threads is not None:
+            self._threads.shutdown(wait=False)
+
+    @property
+    def in_flight(self) -> int:
+        """Records that are with the handler, wait in a lane, or are being parked."""
+        return len(self._workers) - len(self._idle) + self._waiting + self._returns.held + self._settler.moving
+
+    @property
+    def fenced_keys(self) -> int:
+        """Keys whose new records are parked because older ones are on Kafka."""
+        return sum(1 for lane in self._lanes.values() if isinstance(lane, Lane) and lane.fenced)
+
+    # -- partitions -----------------------------------------------------------------------------------------------
+
+    def activate(self, partition: int, fences: Fences) -> None:
+        """Accept records of this partition, of the topic and of its family; call it before feeding any."""
+        self._epochs[partition] = secrets.token_hex(4).encode()
+        self._fences[partition] = fences
+        retrying = fences.retrying.get(self.spec.name, {})
+        parked = fences.parked.get(self.spec.name, {})
+        if self.spec.ordered:
+            for key in retrying.keys() | parked.keys():
+                self._lanes[key] = lane = Lane(key, partition)
+                lane.retrying = retrying.get(key, 0)
+                lane.parked = parked.get(key, 0)
+
+    async def drain(self, partitions: Collection[TP], limit: float) -> None:
+        """Take nothing new of these partitions and finish what runs, for at most ``limit`` seconds.
+
+        Afterwards ``committable`` still knows them; call ``forget`` once its answer is taken.
+        """
+        gone = frozenset(partitions)
+        self._drop_unstarted(gone)
+        deadline = self._clock.monotonic() + limit
+        while self._busy(gone):
+            left = deadline - self._clock.monotonic()
+            if left <= 0:
+                logger.warning(
+                    "%s: records in flight did not finish within %.1f s; they come again", self.spec.name, limit
+                )
+                return
+            self._settled.clear()
+            try:
+                await asyncio.wait_for(self._settled.wait(), left)
+            except TimeoutError:
+                continue
+
+    def forget(self, partitions: Collection[TP]) -> None:
+        """Drop every trace of these partitions. Handlers of theirs that still run are cancelled, unsettled."""
+        gone = frozenset(partitions)
+        numbers = {tp.partition for tp in gone}
+        self._drop_unstarted(gone)
+        for worker in [worker for worker in self._workers if _runs_for(worker, gone)]:
+            assert worker.task is not None
+            self._workers.remove(worker)
+            worker.task.cancel()
+        for key, lane in list(self._lanes.items()):
+            if (lane.partition if isinstance(lane, Lane) else _tp(lane).partition) in numbers:
+                del self._lanes[key]
+        self._settler.forget(gone)
+        self._emitter.forget(gone)
+        self._returns.forget(gone)
+        for tp in gone:
+            self._positions.pop(tp, None)
+            self._epochs.pop(tp.partition, None)
+            self._fences.pop(tp.partition, None)
+
+    def _drop_unstarted(self, gone: frozenset[TP]) -> None:
+        """Forget what is fetched and not begun: the next owner fetches it again, so commits end before it."""
+        dropped = [(tp, messages[0].offset()) for tp, messages in self._batches if tp in gone]
+        self._batches = deque(entry for entry in self._batches if entry[0] not in gone)
+        if self._tp in gone:
+            dropped += [(self._tp, message.offset()) for message in self._pulling]  # uses the shared iterator up
+        for record in self._ready:
+            if record.tp in gone:
+                record.lane.running = None
+                dropped.append((record.tp, record.offset))
+        self._ready = deque(record for record in self._ready if record.tp not in gone)
+        for lane in self._lanes.values():
+            if isinstance(lane, Lane):
+                self._waiting -= len(lane.waiting)
+                dropped += [(record.tp, record.offset) for record in lane.drop(gone)]
+                self._waiting += len(lane.waiting)
+        dropped += [(tp, offset) for tp, offset in self._returns.unsettled() if tp in gone]
+        for tp, offset in dropped:
+            self._positions[tp] = min(offset, self._positions.get(tp, offset))
+        if not self._batches and not self._left():
+            self._room.set()
+
+    def _busy(self, partitions: frozenset[TP]) -> bool:
+        running = any(_runs_for(worker, partitions) for worker in self._workers)
+        return running or self._settler.owes(partitions) or self._emitter.owes(partitions)
+
+    # -- feeding --------------------------------------------------------------------------------------------------
+
+    def feed(self, tp: TP, messages: list[Message]) -> None:
+        """Take records of one partition, in offset order. Returns at once; await ``room`` before the next batch."""
+        self._positions[tp] = messages[-1].offset() + 1
+        if tp.topic == self.family.topic:
+            self.metrics.consumed += len(messages)
+            self._batches.append((tp, messages))
+            self._room.clear()
+            if not self._waking:
+                self._kick()
+            return
+        epoch, fences = self._epochs[tp.partition], self._fences[tp.partition]
+        for message in messages:
+            self._returns.take(message, tp, epoch, fences, self.spec.ordered)
+
+    async def room(self) -> None:
+        """Wait until every record that was fed has been begun or waits in a lane with room to spare."""
+        await self._room.wait()
+
+    # -- lanes ----------------------------------------------------------------------------------------------------
+
+    def _lane_of(self, message: Message, partition: int) -> Lane:
+        raw = message.key()
+        key: bytes | int
+        if raw is None or not self.spec.ordered:
+            self._serial += 1
+            key = self._serial
+        else:
+            key = raw
+        lane = self._lanes.get(key)
+        return lane if isinstance(lane, Lane) else self._make_lane(key, lane, partition)
+
+    def _make_lane(self, key: bytes | int, running: Message | None, partition: int) -> Lane:
+        lane = Lane(key, partition)
+        if running is not None:
+            lane.running = Record(running, _tp(running), lane)
+        self._lanes[key] = lane
+        return lane
+
+    def _queue(self, message: Message, lane: Message | Lane, key: bytes) -> None:
+        """A record whose key is busy: wait in memory, or be parked behind the older ones on Kafka."""
+        if not isinstance(lane, Lane):
+            lane = self._make_lane(key, lane, self._tp.partition)
+        record = Record(message, self._tp, lane)
+        if lane.fenced:
+            self._settler.park(record)
+        else:
+            lane.waiting.append(record)
+            self._waiting += 1
+            if lane.running is None:
+                self._advance(lane)
+
+    def _returned(self, record: Record) -> None:
+        """A record is back from a tier or the parking log, and due: it goes where its key is."""
+        lane = record.lane = self._lane_of(record.message, record.tp.partition)
+        (lane.held if record.origin is Origin.PARKED else lane.due).append(record)
+        self._advance(lane)
+
+    def _advance(self, lane: Lane) -> None:
+        """Let the lane's next record run, or forget the lane."""
+        waiting = len(lane.waiting)
+        record = lane.next()
+        self._waiting -= waiting - len(lane.waiting)
+        if record is not None:
+            self._ready.append(record)
+            if not self._waking:
+                self._kick()
+        elif lane.idle and self._lanes.get(lane.key) is lane:
+            del self._lanes[lane.key]
+
+    def _settle(self, record: Record) -> None:
+        """The record is done where it was read from."""
+        lane = record.lane
+        lane.settle(record)
+        if record.tp.topic != self.family.topic:
+            self._returns.settled(record.tp)
+        self._settled.set()
+        if self._lanes.get(lane.key) is lane:
+            self._advance(lane)
+
+    def _tell_settled(self) -> None:
+        self._settled.set()
+
+    # -- workers --------------------------------------------------------------------------------------------------
+
+    def _kick(self) -> None:
+        """Have one more worker look for work, if one is free."""
+        if self._idle:
+            worker = self._idle.pop()
+            assert worker.wake is not None
+            worker.wake.set_result(None)
+        elif len(self._workers) < self.spec.concurrency and not self._closing:
+            worker = _Worker()
+            self._workers.append(worker)
+            worker.task = asyncio.create_task(self._work(worker), name=f"{self.spec.name}-{len(self._workers)}")
+            worker.task.add_done_callback(self._worker_ended)
+        else:
+            return
+        self._waking = True
+
+    def _worker_ended(self, task: asyncio.Task[None]) -> None:
+        """A worker ends only by being cancelled. Anything else is a fault of ours: the process must not limp on."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._on_crash(error)
+
+    async def _work(self, worker: _Worker) -> None:
+        loop = asyncio.get_running_loop()
+        self._waking = False
+        while True:
+            while self._ready:
+                record = self._ready.popleft()
+                if not self._waking:
+                    self._kick()
+                await self._process(record, worker)
+            if self._waiting < self.spec.max_waiting:
+                if self._left():
+                    await self._pull(worker)
+                    continue
+                if self._batches:
+                    self._tp, self._batch = self._batches.popleft()
+                    self._pulling = iter(self._batch)
+                    await asyncio.sleep(0)  # a handler that never suspends must not starve the loop
+                    continue
+                self._room.set()
+            worker.wake = loop.create_future()
+            self._idle.append(worker)
+            await worker.wake
+            self._waking = False
+
+    def _left(self) -> int:
+        """Records of the current batch that nobody has pulled."""
+        return self._pulling.__length_hint__()  # type: ignore[attr-defined,no-any-return]  # a list iterator has it
+
+    async def _pull(self, worker: _Worker) -> None:
+        """Run records of the current batch until it is used up, or a lane has something older to run."""
+        pulling, tp = self._pulling, self._tp
+        lanes, call, emitter, decode, known = self._lanes, self._call, self._emitter, self._decode, self._known
+        ordered, takes_event, most = self.spec.ordered, self.spec.takes_event, self.spec.max_waiting
+        observe, ready = self.metrics.observe, self._ready
+        done = 0
+        ended = perf_counter()
+        for message in pulling:
+            key: Any = message.key()
+            if key is None or not ordered:
+                self._serial = key = self._serial + 1
+            else:
+                lane = lanes.get(key)
+                if lane is not None:
+                    self._queue(message, lane, key)
+                    if self._waiting >= most:
+                        break
+                    continue
+            lanes[key] = worker.message = message
+            worker.started = ended
+            if not self._waking:
+                self._kick()
+            value: Any = message.value()
+            if value is not None and value[:5] not in known and not self._is_known(value):
+                await self._slow(message, key, worker, None)
+                ended = perf_counter()
+                continue
+            try:
+                if takes_event:
+                    event = EventContext(message, emitter)
+                    await call(decode(value), event)
+                    if event.unacked or event.refused:
+                        emitter.settle_after(event, tp)
+                else:
+                    await call(decode(value))
+            except BaseException as error:
+                await self._slow(message, key, worker, error)
+            else:
+                done += 1
+                if lanes.get(key) is message:
+                    del lanes[key]
+                else:
+                    self._finish(key, message)
+            worker.message = None
+            now = perf_counter()
+            observe(now - ended)
+            ended = now
+            if ready:
+                break
+        worker.started = inf
+        self.metrics.settled("done", done)
+        self._settled.set()
+
+    def _is_known(self, value: bytes) -> bool:
+        """Whether the value's schema is at hand (or will never be: then decoding says so)."""
+        if self._schemas.missing_schema(value) is not None:
+            return False
+        if len(self._known) >= _KNOWN_PREFIXES:  # random bytes must not fill the memory
+            self._known.clear()
+        self._known.add(value[:5])
+        return True
+
+    def _finish(self, key: bytes | int, message: Message) -> None:
+        """A record is done whose key got a lane while it ran. No lane: its partition left meanwhile."""
+        lane = self._lanes.get(key)
+        if isinstance(lane, Lane) and lane.running is not None and lane.running.message is message:
+            self._settle(lane.running)
+
+    async def _slow(self, message: Message, key: bytes | int, worker: _Worker, error: BaseException | None) -> None:
+        """Give a record of the fast path a lane, and go on with it there."""
+        failure = None if error is None else self._as_failure(error, worker)
+        lane = self._lanes.get(key)
+        if lane is message:
+            lane = self._make_lane(key, message, _tp(message).partition)
+        if isinstance(lane, Lane) and lane.running is not None and lane.running.message is message:
+            await self._process(lane.running, worker, failure)
+
+    async def _process(self, record: Record, worker: _Worker, failure: Exception | None = None) -> None:
+        """Try a record until it is settled: done, in a delay tier, or dead."""
+        worker.message = record.message
+        try:
+            if failure is None:
+                failure = await self._attempt(record, worker)
+            while failure is not None:
+                failure = await self._fail(record, failure, worker)
+            self._settle(record)
+        finally:
+            worker.message = None
+
+    async def _attempt(self, record: Record, worker: _Worker) -> Exception | None:
+        """Call the handler once; the error it raised, if it did."""
+        started = worker.started = perf_counter()
+        value: Any = record.message.value()
+        try:
+            if (missing := self._schemas.missing_schema(value)) is not None:
+                await self._schemas.prefetch([missing])
+            event = EventContext(record.message, self._emitter, record.attempt)
+            decoded = self._decode(value)
+            await (self._call(decoded, event) if self.spec.takes_event else self._call(decoded))
+            if event.unacked or event.refused:
+                self._emitter.settle_after(event, record.tp)
+        except BaseException as error:
+            return self._as_failure(error, worker)
+        finally:
+            worker.started = inf
+            self.metrics.observe(perf_counter() - started)
+        self.metrics.settled("done")
+        return None
+
+    def _as_failure(self, error: BaseException, worker: _Worker) -> Exception:
+        """The record's failure. What is none of its business (the worker is cancelled) is raised on."""
+        worker.started = inf
+        if isinstance(error, asyncio.CancelledError) and worker.overdue and worker.task is not None:
+            worker.overdue = False
+            worker.task.uncancel()
+            return HandlerTimeout(f"{self.spec.name} did not return within {self.spec.timeout} s")
+        if not isinstance(error, Exception):
+            raise error
+        return error
+
+    async def _in_thread(self, *args: Any) -> Any:
+        """Run a synchronous handler off the loop. A thread cannot be stopped: a time-out is found afterwards."""
+        assert self._threads is not None
+        started = perf_counter()
+        result = await asyncio.get_running_loop().run_in_executor(self._threads, self.spec.function, *args)
+        if self.spec.timeout is not None and perf_counter() - started > self.spec.timeout:
+            raise HandlerTimeout(f"{self.spec.name} took longer than {self.spec.timeout} s")
+        return result
+
+    async def _watch(self, timeout: float) -> None:
+        """Cancel handlers that overrun. One sweep for all: a timer per record would cost more than the record."""
+        while True:
+            await asyncio.sleep(min(timeout / 4, 1.0))
+            late = perf_counter() - timeout
+            for worker in self._workers:
+                if worker.started < late and worker.task is not None:
+                    worker.overdue = True
+                    worker.started = inf
+                    worker.task.cancel()
+
+    # -- failures -------------------------------------------------------------------------------------------------
+
+    async def _fail(self, record: Record, error: Exception, worker: _Worker) -> Exception | None:
+        """Do with a failed record what the policy says; the next error if it was tried again in place."""
+        now = self._clock.time()
+        first = record.first_failed_at or now
+        decision = decide(self.spec.retry, error, attempt=record.attempt, immediate=record.immediate, age=now - first)
+        if isinstance(decision, Pause):
+            await self._outage(record, error)
+            return await self._attempt(record, worker)
+        record.first_failed_at = first
+        if isinstance(decision, Again):
+            record.immediate += 1
+            return await self._attempt(record, worker)
+        if isinstance(decision, Later) and self.family.tiers:
+            await self._settler.retry(record, error, decision.delay)
+            self._fence(record.lane)
+            return None
+        await self._settler.die(record, error, "handler" if isinstance(decision, Later) else decision.reason)
+        return None
+
+    def _fence(self, lane: Lane) -> None:
+        """A record of the key is in a tier now. Only now may newer ones be parked: after a crash before the
+        acknowledgement, one of them in the parking log would stand ahead of it."""
+        if not isinstance(lane.key, bytes):
+            return
+        lane.retrying += 1
+        while lane.waiting:
+            self._waiting -= 1
+            self._settler.park(lane.waiting.popleft())
+
+    async def _outage(self, record: Record, error: Exception) -> None:
+        """Wait while something we depend on is away. The record keeps its lane; nothing is dead-lettered."""
+        record.outages += 1
+        if record.outages == 1 or record.outages % 20 == 0:
+            logger.warning("%s waits, nothing is dead-lettered: %s", self.spec.name, error)
+        await asyncio.sleep(min(0.05 * 2 ** min(record.outages, 7), 5.0))
+
+    def _hop(self, record: Record) -> None:
+        """A tier's delay is over and the record's is not: on to the next tier. The key stays fenced by it."""
+
+        def hopped() -> None:
+            if self.spec.ordered and not record.counted and record.message.key() is not None:
+                self._lane_of(record.message, record.tp.partition).retrying += 1  # the copy will be counted
+            self._returns.settled(record.tp)
+            self._settled.set()
+
+        self._settler.hop(record, hopped)
+
+    def _refused(self, event: EventContext, tp: TP, error: HeadwaterError) -> None:
+        """The broker refused for good what a record emitted after its handler had returned."""
+        self._serial += 1
+        record = Record(event.message, tp, Lane(self._serial, tp.partition))
+        reason: Reason = "too-large" if isinstance(error, RecordTooLarge) else "handler"
+        self._settler.bury(record, error, reason, self._tell_settled)
+
+    # -- committing -----------------------------------------------------------------------------------------------
+
+    def read(self) -> Mapping[TP, int]:
+        """The offset after the last record that was fed, by partition."""
+        return self._positions
+
+    def committable(self, partitions: Collection[TP] | None = None) -> dict[TP, int]:
+        """The offset up to which every record of each partition is settled: the next one to read."""
+        low = {tp: at for tp, at in self._positions.items() if partitions is None or tp in partitions}
+        for tp, offset in self._unsettled():
+            if offset < low.get(tp, -1):
+                low[tp] = offset
+        return low
+
+    def _unsettled(self) -> Iterator[tuple[TP, int]]:
+        yield from ((tp, messages[0].offset()) for tp, messages in self._batches)
+        left = self._left()
+        if left:
+            yield self._tp, self._batch[-left].offset()
+        for lane in self._lanes.values():
+            if isinstance(lane, Lane):
+                yield from ((record.tp, record.offset) for record in lane.in_memory())
+            else:
+                yield _tp(lane), lane.offset()
+        yield from self._returns.unsettled()
+        yield from self._settler.unsettled()
+        yield from self._emitter.unsettled()
+
+
+def _runs_for(worker: _Worker, partitions: frozenset[TP]) -> bool:
+    return worker.message is not None and _tp(worker.message) in partitions
+
+
+def _tp(message: Message) -> TP:
+    return TP(message.topic(), message.partition())

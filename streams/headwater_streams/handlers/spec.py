@@ -1,0 +1,102 @@
+"""A handler's declaration, checked when it is made: what the decorators collect and the runner obeys."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, get_type_hints
+
+import msgspec
+
+from headwater_schemas.durations import Duration, seconds
+from headwater_schemas.errors import UsageError
+from headwater_streams.handlers.policy import Retry
+
+__all__ = ["HandlerSpec"]
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerSpec:
+    """One handler. Built by ``StreamApp.handler`` and ``StreamApp.batch_handler``.
+
+    Attributes:
+        value_type: the msgspec struct that values are made into; ``None`` gives dicts.
+        takes_event: whether the function has a second parameter for the ``EventContext``.
+        is_async: coroutine function, awaited on the loop; others run in threads.
+        timeout: seconds for one attempt, or ``None``. A thread cannot be stopped: a synchronous handler that
+            overruns is counted as timed out when it returns.
+        max_waiting: records that may wait in memory behind busy keys before the partitions are paused.
+    """
+
+    name: str
+    topics: tuple[str, ...]
+    function: Callable[..., Any]
+    retry: Retry
+    ordered: bool
+    concurrency: int
+    timeout: float | None
+    value_type: type[Any] | None
+    takes_event: bool
+    is_async: bool
+    max_waiting: int
+    max_records: int
+    on_dead: Literal["skip", "hold"] = "skip"
+    batch: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        function: Callable[..., Any],
+        topics: tuple[str, ...],
+        *,
+        name: str | None,
+        retry: Retry | None,
+        ordered: bool,
+        concurrency: int,
+        timeout: Duration | None,
+        max_waiting: int,
+        max_records: int,
+        batch: bool,
+    ) -> HandlerSpec:
+        """Read the function's signature.
+
+        Raises:
+            UsageError: no topic, a number out of range, or a signature that a handler cannot have.
+        """
+        label = name or function.__name__
+        if not topics:
+            raise UsageError(f"handler {label} names no topic: @app.handler('orders.placed')")
+        if concurrency < 1 or max_waiting < 1 or max_records < 1:
+            raise UsageError(f"handler {label}: concurrency, max_waiting and max_records must be at least 1")
+        parameters = [
+            parameter
+            for parameter in inspect.signature(function).parameters.values()
+            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        ]
+        most = 1 if batch else 2
+        if not 1 <= len(parameters) <= most:
+            wanted = "(batch)" if batch else "(value) or (value, event)"
+            raise UsageError(f"handler {label} must take {wanted}; it takes {len(parameters)} arguments")
+        return cls(
+            name=label,
+            topics=topics,
+            function=function,
+            retry=retry or Retry("1s", "10s", "1m"),
+            ordered=ordered,
+            concurrency=concurrency,
+            timeout=None if timeout is None else seconds(timeout),
+            value_type=None if batch else _value_type(function, parameters[0]),
+            takes_event=len(parameters) == 2,
+            is_async=inspect.iscoroutinefunction(function),
+            max_waiting=max_waiting,
+            max_records=max_records,
+            batch=batch,
+        )
+
+
+def _value_type(function: Callable[..., Any], parameter: inspect.Parameter) -> type[Any] | None:
+    if parameter.annotation is inspect.Parameter.empty:
+        return None
+    hint = get_type_hints(function).get(parameter.name)
+    return hint if isinstance(hint, type) and issubclass(hint, msgspec.Struct) else None

@@ -1,0 +1,205 @@
+"""The metrics of this package. Counted in plain attributes and arrays, and turned into samples only when scraped.
+
+A prometheus-client histogram takes a lock and a search per observation, about as long as all the rest of a record's
+path; these take a bisection in a tuple.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal, get_args
+
+from faust.types import TP
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from headwater_schemas.wire import Outcome, Reason
+
+__all__ = ["BUCKETS", "HandlerMetrics", "Histogram", "MetricName", "WorkerMetrics"]
+
+MetricName = Literal[
+    "headwater_events_consumed_total",  # records given to a handler's runner
+    "headwater_events_settled_total",  # by outcome: done, retry, dead
+    "headwater_events_failed_total",  # dead letters by reason
+    "headwater_event_processing_seconds",  # one call of the handler
+    "headwater_events_in_flight",  # with the handler or waiting in a lane
+    "headwater_keys_fenced",  # keys whose older records wait on Kafka
+    "headwater_records_parked_total",  # records put behind older ones of their key
+    "headwater_stale_retries_total",  # retries written by a worker that had lost the partition, dropped
+    "headwater_retry_delay_error_seconds",  # due -> run
+    "headwater_partitions_stopped",  # partitions that wait for a topic that refuses records
+    "headwater_commit_gap_records",  # read minus settled, the oldest unsettled record holds it
+    "headwater_partitions_assigned",
+    "headwater_rebalances_total",
+    "headwater_rebalance_seconds",
+]
+
+BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+
+
+class Histogram:
+    """Counts by bucket (seconds, 1 ms to 5 min). One writer; a reader sees a value that was true a moment ago."""
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BUCKETS) + 1)
+        self.total = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self.counts[bisect_left(BUCKETS, seconds)] += 1
+        self.total += seconds
+
+    @property
+    def count(self) -> int:
+        """Observations so far."""
+        return sum(self.counts)
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Cumulative counts, as the exposition format wants them."""
+        running, result = 0, []
+        for bound, count in zip((*map(str, BUCKETS), "+Inf"), self.counts, strict=True):
+            running += count
+            result.append((bound, float(running)))
+        return result
+
+
+class HandlerMetrics:
+    """One handler on one topic."""
+
+    __slots__ = (
+        "_failed",
+        "_settled",
+        "consumed",
+        "delays",
+        "handler",
+        "observe",
+        "parked",
+        "processing",
+        "stale_retries",
+        "stopped",
+        "topic",
+    )
+
+    def __init__(self, handler: str, topic: str) -> None:
+        self.handler = handler
+        self.topic = topic
+        self.consumed = 0
+        self.processing = Histogram()
+        self.observe = self.processing.observe
+        self._settled: dict[Outcome, int] = {"done": 0, "retry": 0, "dead": 0}
+        self._failed: dict[Reason, int] = {}
+        self.parked = 0
+        self.stale_retries = 0
+        self.delays: dict[str, Histogram] = {}
+        self.stopped: set[TP] = set()
+
+    def settled(self, outcome: Outcome, count: int = 1) -> None:
+        """Records left their place with this outcome."""
+        self._settled[outcome] += count
+
+    def settled_by(self, outcome: Outcome) -> int:
+        """How many did."""
+        return self._settled[outcome]
+
+    def failed(self, reason: Reason) -> None:
+        """A record died of this."""
+        self._failed[reason] = self._failed.get(reason, 0) + 1
+
+    def failures(self) -> dict[Reason, int]:
+        """How many died of what."""
+        return dict(self._failed)
+
+    def delay_error(self, tier: str, seconds: float) -> None:
+        """A retry ran this long after it was due."""
+        self.delays.setdefault(tier, Histogram()).observe(max(0.0, seconds))
+
+
+class WorkerMetrics(Collector):
+    """Every handler of one worker, as Prometheus samples.
+
+    Args:
+        handlers: the counters, with two live readings each: records in flight, keys fenced.
+        gaps: reads the records between read and settled, by partition.
+    """
+
+    def __init__(self, group: str) -> None:
+        self._group = group
+        self.handlers: list[tuple[HandlerMetrics, Callable[[], int], Callable[[], int]]] = []
+        self.gaps: Callable[[], Iterable[tuple[TP, int]]] = tuple
+        self.assigned: Callable[[], int] = int
+        self.rebalances = 0
+        self.rebalance_seconds = Histogram()
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing to describe before the first scrape: the names are in ``MetricName``."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """The samples, made now."""
+        yield from self._counters()
+        yield from self._histograms()
+        yield from self._gauges()
+
+    def _counters(self) -> Iterator[Metric]:
+        labels = ["topic", "handler"]
+        consumed = _counter("headwater_events_consumed_total", "Records given to a handler.", labels)
+        settled = _counter("headwater_events_settled_total", "Records settled.", [*labels, "outcome"])
+        failed = _counter("headwater_events_failed_total", "Dead letters.", [*labels, "reason"])
+        parked = _counter("headwater_records_parked_total", "Records put behind older ones of their key.", labels)
+        stale = _counter("headwater_stale_retries_total", "Retries of a worker that had lost its partition.", labels)
+        for handler, _, _ in self.handlers:
+            names = [handler.topic, handler.handler]
+            consumed.add_metric(names, handler.consumed)
+            for outcome in get_args(Outcome):
+                settled.add_metric([*names, outcome], handler.settled_by(outcome))
+            for reason, count in handler.failures().items():
+                failed.add_metric([*names, reason], count)
+            parked.add_metric(names, handler.parked)
+            stale.add_metric(names, handler.stale_retries)
+        rebalances = _counter("headwater_rebalances_total", "Assignments changed.", ["group"])
+        rebalances.add_metric([self._group], self.rebalances)
+        yield from (consumed, settled, failed, parked, stale, rebalances)
+
+    def _histograms(self) -> Iterator[Metric]:
+        processing = _histogram("headwater_event_processing_seconds", "One call of the handler.", ["topic", "handler"])
+        delays = _histogram("headwater_retry_delay_error_seconds", "How long after its due time a retry ran.", ["tier"])
+        for handler, _, _ in self.handlers:
+            histogram = handler.processing
+            processing.add_metric([handler.topic, handler.handler], histogram.buckets(), histogram.total)
+            for tier, errors in handler.delays.items():
+                delays.add_metric([tier], errors.buckets(), errors.total)
+        pauses = _histogram("headwater_rebalance_seconds", "Assigned until consuming.", ["group"])
+        pauses.add_metric([self._group], self.rebalance_seconds.buckets(), self.rebalance_seconds.total)
+        yield from (processing, delays, pauses)
+
+    def _gauges(self) -> Iterator[Metric]:
+        labels = ["topic", "handler"]
+        flight = _gauge("headwater_events_in_flight", "With the handler or waiting in a lane.", labels)
+        fenced = _gauge("headwater_keys_fenced", "Keys whose older records wait on Kafka.", labels)
+        stopped = _gauge("headwater_partitions_stopped", "Partitions that wait for a refusing topic.", labels)
+        for handler, in_flight, fenced_keys in self.handlers:
+            names = [handler.topic, handler.handler]
+            flight.add_metric(names, in_flight())
+            fenced.add_metric(names, fenced_keys())
+            stopped.add_metric(names, len(handler.stopped))
+        gap = _gauge("headwater_commit_gap_records", "Read minus settled.", ["group", "topic", "partition"])
+        for tp, records in self.gaps():
+            gap.add_metric([self._group, tp.topic, str(tp.partition)], records)
+        assigned = _gauge("headwater_partitions_assigned", "Partitions of this worker.", ["group"])
+        assigned.add_metric([self._group], self.assigned())
+        yield from (flight, fenced, stopped, gap, assigned)
+
+
+def _counter(name: MetricName, text: str, labels: list[str]) -> CounterMetricFamily:
+    return CounterMetricFamily(name.removesuffix("_total"), text, labels=labels)
+
+
+def _gauge(name: MetricName, text: str, labels: list[str]) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, text, labels=labels)
+
+
+def _histogram(name: MetricName, text: str, labels: list[str]) -> HistogramMetricFamily:
+    return HistogramMetricFamily(name, text, labels=labels)

@@ -1,0 +1,389 @@
+"""Faust's consumer interface on a group member of ours, and the one poll loop that feeds agents and handlers.
+
+Records of handlers' topics go to the pool in batches, past Faust's per-message path. Records of agents' topics go
+through Faust unchanged: conductor, streams, acks, tables. Faust knows only its agents' partitions: its stop-the-world
+rebalance does not concern the handlers, which keep running through an incremental one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import confluent_kafka
+from faust.transport import consumer as faust_consumer
+from faust.types import TP, ConsumerMessage
+from mode import Seconds, Service
+
+from headwater_schemas.errors import BrokerUnavailable, HeadwaterError, UsageError
+from headwater_schemas.partitioner import partition_for
+from headwater_streams.handlers.message import Message
+from headwater_streams.handlers.pool import HandlerPool
+from headwater_streams.transport.errors import translate
+from headwater_streams.transport.group import GroupConsumer
+from headwater_streams.transport.producer import topic_request
+from headwater_streams.transport.topics import create_topics
+
+__all__ = ["Consumer"]
+
+Batches = list[tuple[TP, list[Message]]]
+
+_FETCH_RECORDS = 2_000
+_INBOX_RECORDS = 10_000  # agents' records that may wait in memory before their partitions are paused
+
+
+class Consumer(faust_consumer.Consumer):
+    """One worker's consumer. ``pool`` is set by ``StreamApp`` before the app starts; a plain Faust app has none."""
+
+    consumer_stopped_errors = ()
+    transport: Any  # the driver's; Faust's interface does not know its settings
+    pool: HandlerPool | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.group = GroupConsumer(self.transport.kafka, self.transport.group_settings(), self)
+        self._agent_tps: set[TP] = set()
+        self._counts: dict[str, int] = {}
+        self._highwaters: dict[TP, int] = {}
+        self._inbox: asyncio.Queue[tuple[TP, list[Message]]] = asyncio.Queue()
+        self._inbox_records = 0
+        self._throttled: set[TP] = set()
+        self._skipped: dict[TP, int] = {}
+        self._handover: dict[TP, int] | None = None
+        self._regroup: asyncio.Task[None] | None = None
+        self._changed = False
+        self._polled_at = 0.0
+
+    # -- life -----------------------------------------------------------------------------------------------------
+
+    async def on_start(self) -> None:
+        self.group.start()
+        await super().on_start()
+
+    async def on_stop(self) -> None:
+        """Drain, commit, leave the group."""
+        await super().on_stop()
+        await self.group.close()
+        if self._regroup is not None:
+            self._regroup.cancel()
+        if self.pool is not None:
+            await self.pool.close()
+
+    async def subscribe(self, topics: Iterable[str]) -> None:
+        """Join the group for the agents' topics and the handlers'."""
+        wanted = set(topics) | (self.pool.topics if self.pool is not None else set())
+        self._counts = await self.group.partition_counts()
+        missing = sorted(topic for topic in wanted if topic not in self._counts)
+        if missing:
+            self.log.warning("these topics do not exist yet and are waited for: %s", ", ".join(missing))
+        if self.pool is not None:
+            self.pool.start()
+        await self.group.subscribe(wanted)
+        self._regroup_soon()
+
+    @property
+    def polled_at(self) -> float:
+        """When the group was last polled, by the loop's clock: it must not be long ago while we live."""
+        return self._polled_at
+
+    # -- the poll loop --------------------------------------------------------------------------------------------
+
+    @Service.task
+    async def _poll(self) -> None:
+        most = self.app.conf.broker_max_poll_records or _FETCH_RECORDS
+        while not self.should_stop:
+            self._polled_at = self.loop.time()
+            messages = await self.group.consume(most, 0.1)
+            if not messages:
+                continue
+            handled: Batches = []
+            for tp, batch in self._split(messages):
+                if self.pool is not None and tp.topic in self.pool.topics:
+                    handled.append((tp, batch))
+                elif tp in self._agent_tps:
+                    self._deliver(tp, batch)
+            if handled and self.pool is not None:
+                await self.pool.take(handled)
+
+    @Service.task
+    async def _commit_handlers(self) -> None:
+        while self.pool is not None and not self.should_stop:
+            await self.sleep(self.commit_interval)
+            self.pool.commit()
+
+    def _split(self, messages: list[Message]) -> Batches:
+        """By partition, each in offset order. librdkafka gives runs of one partition, so few comparisons find them."""
+        runs: dict[tuple[str, int], list[Message]] = {}
+        topic, partition = "", -1
+        run: list[Message] = []
+        for message in messages:
+            if message.error() is not None:  # type: ignore[attr-defined]
+                self._complain(message)
+                continue
+            if message.partition() != partition or message.topic() != topic:
+                topic, partition = message.topic(), message.partition()
+                run = runs.setdefault((topic, partition), [])
+            run.append(message)
+        return [(TP(*key), batch) for key, batch in runs.items() if batch]
+
+    def _complain(self, message: Any) -> None:
+        error = translate(message.error(), f"consuming {message.topic()}[{message.partition()}]")
+        if isinstance(error, UsageError):
+            self.log.error("%s", error)
+        else:
+            self.log.warning("%s", error)
+
+    # -- agents ---------------------------------------------------------------------------------------------------
+
+    def _deliver(self, tp: TP, batch: list[Message]) -> None:
+        self._inbox.put_nowait((tp, batch))
+        self._inbox_records += len(batch)
+        if self._inbox_records > _INBOX_RECORDS and tp not in self._throttled:
+            self._throttled.add(tp)
+            self.group.pause([tp])
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        """Give agents their records, in Faust's own way; runs while Faust's fetcher does."""
+        while not (self.should_stop or fetcher.should_stop):
+            if not self.flow_active:
+                await self.wait_first(self.can_resume_flow.wait())
+                continue
+            tp, batch = await self._inbox.get()
+            self._inbox_records -= len(batch)
+            generation = self.app.consumer_generation_id
+            for message in batch:
+                if not self.flow_active or generation != self.app.consumer_generation_id:
+                    break  # a rebalance seeks to what is committed, so these come again
+                if tp in self._paused_partitions:
+                    self._skipped[tp] = min(message.offset(), self._skipped.get(tp, message.offset()))
+                    continue
+                await self._give(tp, message)
+            if self._throttled and self._inbox_records < _INBOX_RECORDS // 2:
+                self.group.resume(self._throttled - self._paused_partitions)
+                self._throttled.clear()
+
+    async def _give(self, tp: TP, message: Message) -> None:
+        offset = message.offset()
+        read = self._read_offset[tp]
+        if read is not None and offset < read:
+            return
+        if read and offset - read > 1 and self.app.topics.acks_enabled_for(tp.topic):
+            await self._add_gap(tp, read + 1, offset)
+        await self.wait_first(self.callback(self._to_message(tp, message)), self.suspend_flow.wait())
+        self._read_offset[tp] = offset
+
+    def _to_message(self, tp: TP, record: Message) -> ConsumerMessage:
+        kind, at = record.timestamp()
+        key, value = record.key(), record.value()
+        return ConsumerMessage(
+            tp.topic,
+            tp.partition,
+            record.offset(),
+            at / 1000.0,
+            kind,
+            record.headers() or [],
+            key,
+            value,
+            None,
+            len(key) if key is not None else 0,
+            len(value) if value is not None else 0,
+            tp,
+            generation_id=self.app.consumer_generation_id,
+        )
+
+    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Mapping[TP, list[Any]]:
+        raise NotImplementedError("records come from the poll loop; nothing asks for them one batch at a time")
+
+    # -- rebalances (called by the group) -------------------------------------------------------------------------
+
+    def on_assigned(self, partitions: frozenset[TP]) -> None:
+        handlers = self._handled(partitions)
+        if handlers and self.pool is not None:
+            self.pool.assigned(handlers)
+        agents = partitions - handlers
+        if agents:
+            self._agent_tps |= agents
+            self._regroup_soon()
+
+    async def on_revoked(self, partitions: frozenset[TP]) -> Mapping[TP, int]:
+        offsets: dict[TP, int] = {}
+        handlers = self._handled(partitions)
+        if handlers and self.pool is not None:
+            offsets.update(await self.pool.revoked(handlers, self.transport.drain_seconds))
+        agents = partitions - handlers
+        if agents:
+            offsets.update(await self._hand_over(agents))
+        return offsets
+
+    def on_lost(self, partitions: frozenset[TP]) -> None:
+        handlers = self._handled(partitions)
+        if handlers and self.pool is not None:
+            self.pool.lost(handlers)
+        agents = partitions - handlers
+        if agents:
+            self._agent_tps -= agents
+            self._regroup_soon()
+
+    def _handled(self, partitions: Iterable[TP]) -> set[TP]:
+        topics = self.pool.topics if self.pool is not None else frozenset()
+        return {tp for tp in partitions if tp.topic in topics}
+
+    async def _hand_over(self, revoked: frozenset[TP]) -> dict[TP, int]:
+        """Faust's revocation: it waits for its streams and commits; the commit is gathered, not sent (see _commit)."""
+        self._handover = {}
+        try:
+            self.app.on_rebalance_start()
+            await self.on_partitions_revoked(set(revoked))
+        finally:
+            offsets, self._handover = self._handover, None
+        self._agent_tps -= revoked
+        self._regroup_soon()
+        return {tp: offset for tp, offset in (offsets or {}).items() if tp in revoked}
+
+    def _regroup_soon(self) -> None:
+        """Tell Faust its whole assignment, once for all that changed meanwhile: it knows no incremental change."""
+        self._changed = True
+        if self._regroup is None or self._regroup.done():
+            self._regroup = asyncio.ensure_future(self._tell_assignment())
+
+    async def _tell_assignment(self) -> None:
+        while self._changed and not self.should_stop:
+            self._changed = False
+            if not self.app.rebalancing:
+                self.app.on_rebalance_start()
+            self.app.consumer_generation_id += 1
+            while not self._inbox.empty():
+                self._inbox.get_nowait()
+            self._inbox_records = 0
+            self._skipped.clear()
+            await self.on_partitions_assigned(set(self._agent_tps), self.app.consumer_generation_id)
+
+    # -- Faust's questions ----------------------------------------------------------------------------------------
+
+    def assignment(self) -> set[TP]:
+        """The agents' partitions."""
+        return set(self._agent_tps)
+
+    def pause_partitions(self, tps: Iterable[TP]) -> None:
+        paused = list(tps)
+        super().pause_partitions(paused)
+        self.group.pause(paused)
+
+    def resume_partitions(self, tps: Iterable[TP]) -> None:
+        resumed = list(tps)
+        super().resume_partitions(resumed)
+        skipped = {tp: self._skipped.pop(tp) for tp in resumed if tp in self._skipped}
+        if skipped:
+            self.add_future(self._resume_at(skipped))
+        self.group.resume(tp for tp in resumed if tp not in skipped)
+
+    async def _resume_at(self, offsets: dict[TP, int]) -> None:
+        await self.group.seek(offsets)
+        self.group.resume(offsets)
+
+    def on_buffer_full(self, tp: TP) -> None:
+        super().on_buffer_full(tp)
+        if not self.app.in_recovery:
+            self.group.pause([tp])
+
+    def on_buffer_drop(self, tp: TP) -> None:
+        buffered = tp in self._buffered_partitions
+        super().on_buffer_drop(tp)
+        if buffered:
+            self.group.resume([tp])
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        if self._handover is not None:
+            # The poll thread waits for us inside a revocation and commits what it is given when we return.
+            self._handover.update(offsets)
+            return True
+        try:
+            await self.group.commit(offsets)
+        except HeadwaterError as exc:
+            self.log.warning("%s", exc)
+            return False
+        return True
+
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        committed = await self.group.committed(self._agent_tps)
+        low = {tp for tp, offset in committed.items() if offset is None}
+        marks = await self.group.watermarks(low) if low else {}
+        target = {tp: marks[tp][0] if offset is None else offset for tp, offset in committed.items()}
+        await self.group.seek(target)
+        return target
+
+    async def _seek(self, partition: TP, offset: int) -> None:
+        await self.group.seek({partition: offset})
+
+    async def seek_wait(self, partitions: Mapping[TP, int]) -> None:
+        await self.group.seek(partitions)
+        for tp, offset in partitions.items():
+            # Faust compares the next record with the one before it.
+            self._read_offset[tp] = offset if offset > 0 else None
+
+    async def position(self, tp: TP) -> int | None:
+        offset = (await self.group.positions([tp]))[tp]
+        return offset if offset >= 0 else None
+
+    async def earliest_offsets(self, *partitions: TP) -> Mapping[TP, int]:
+        return {tp: low for tp, (low, _) in (await self.group.watermarks(partitions)).items()}
+
+    async def highwaters(self, *partitions: TP) -> Mapping[TP, int]:
+        marks = await self.group.watermarks(partitions)
+        self._highwaters.update({tp: high for tp, (_, high) in marks.items()})
+        return {tp: high for tp, (_, high) in marks.items()}
+
+    def highwater(self, tp: TP) -> int:
+        try:
+            _, high = self.group.raw.get_watermark_offsets(
+                confluent_kafka.TopicPartition(tp.topic, tp.partition), cached=True
+            )
+        except confluent_kafka.KafkaException:
+            return self._highwaters.get(tp, 0)
+        return max(high, 0)
+
+    def topic_partitions(self, topic: str) -> int | None:
+        return self._counts.get(topic)
+
+    def key_partition(self, topic: str, key: bytes | None, partition: int | None = None) -> int | None:
+        count = self._counts.get(topic)
+        if partition is not None or count is None or key is None:
+            return partition
+        return partition_for(key, count)
+
+    def _new_topicpartition(self, topic: str, partition: int) -> TP:
+        return TP(topic, partition)
+
+    async def create_topic(
+        self,
+        topic: str,
+        partitions: int,
+        replication: int,
+        *,
+        config: Mapping[str, Any] | None = None,
+        timeout: Seconds = 30.0,
+        retention: Seconds | None = None,
+        compacting: bool | None = None,
+        deleting: bool | None = None,
+        ensure_created: bool = False,
+    ) -> None:
+        """Create a topic if it does not exist.
+
+        Raises:
+            HeadwaterError: with ``ensure_created``, when the brokers refused; else that is logged.
+        """
+        if not self.app.conf.topic_allow_declare:
+            self.log.warning("topic_allow_declare is off: %s is not created", topic)
+            return
+        request = topic_request(topic, partitions, replication, config, retention, compacting, deleting)
+        try:
+            await create_topics(self.transport.kafka, [request])
+        except BrokerUnavailable as exc:
+            if ensure_created:
+                raise
+            self.log.warning("%s", exc)
+        self._counts.setdefault(topic, partitions)
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Faust's livelock detector asks; ours is ``polled_at``."""

@@ -1,0 +1,398 @@
+"""One member of a consumer group: librdkafka behind a single poll thread, awaited from the event loop.
+
+Every librdkafka call runs on that one thread, one at a time, and the loop awaits its answer; the thread is idle
+while the loop works on a batch. So nothing contends for the GIL, a rebalance callback may block (it runs on the
+poll thread) while the loop drains, and a batch costs one thread hop (measured: no slower than polling in the loop).
+
+Rebalance protocol: KIP-848 (``group.protocol=consumer``) with the server's range assignor where the brokers have
+it, else the classic protocol with the range assignor. Both give equal partition numbers of equally partitioned
+topics to one member, which keeps a topic and its retry tiers together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeVar, cast
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from faust.types import TP
+
+from headwater_schemas.errors import HeadwaterError
+from headwater_schemas.settings import KafkaSettings
+from headwater_streams.handlers.message import Message
+from headwater_streams.transport.errors import kafka_error, translate
+
+__all__ = ["GroupConsumer", "GroupListener", "GroupSettings"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+ConfigValue = str | int | float | bool
+_UNSUPPORTED = {KafkaError.UNSUPPORTED_VERSION, KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_ASSIGNOR}
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSettings:
+    """How this member joins its group.
+
+    Args:
+        group: the consumer group id.
+        member: static member id (KIP-345); ``None`` joins as a dynamic member. With it, a restart within the
+            session time-out moves no partition.
+        protocol: ``auto`` prefers KIP-848 and falls back to classic.
+        session_timeout: seconds without heartbeat after which the group gives our partitions away. Classic
+            protocol only; under KIP-848 the broker decides.
+        max_poll_interval: seconds between two polls after which librdkafka leaves the group.
+        rebalance_timeout: seconds that a revocation may spend draining; keep it below ``max_poll_interval``.
+        prefetch_records: records per partition that librdkafka may hold ahead of us.
+        prefetch_kilobytes: kilobytes of all partitions together that it may hold ahead of us.
+        overrides: further librdkafka properties, passed as they are.
+    """
+
+    group: str
+    member: str | None = None
+    protocol: Literal["auto", "consumer", "classic"] = "auto"
+    session_timeout: float = 10.0
+    max_poll_interval: float = 300.0
+    rebalance_timeout: float = 30.0
+    prefetch_records: int = 20_000
+    prefetch_kilobytes: int = 32_768
+    isolation: Literal["read_committed", "read_uncommitted"] = "read_committed"
+    overrides: Mapping[str, ConfigValue] = field(default_factory=dict)
+
+    def config(self, kafka: KafkaSettings, protocol: Literal["consumer", "classic"]) -> dict[str, ConfigValue]:
+        """The librdkafka properties for ``protocol``."""
+        config: dict[str, ConfigValue] = {
+            **kafka.client_config(),
+            "group.id": self.group,
+            "client.id": self.member or self.group,
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "auto.offset.reset": "earliest",
+            "isolation.level": self.isolation,
+            "max.poll.interval.ms": int(self.max_poll_interval * 1000),
+            "queued.min.messages": self.prefetch_records,
+            "queued.max.messages.kbytes": self.prefetch_kilobytes,
+            "fetch.wait.max.ms": 100,
+            "fetch.error.backoff.ms": 50,
+            "group.protocol": protocol,
+        }
+        if self.member is not None:
+            config["group.instance.id"] = self.member
+        if protocol == "consumer":
+            config["group.remote.assignor"] = "range"
+        else:
+            config["partition.assignment.strategy"] = "range"
+            config["session.timeout.ms"] = int(self.session_timeout * 1000)
+            config["heartbeat.interval.ms"] = max(100, int(self.session_timeout * 1000 / 6))
+        config.update(self.overrides)
+        return config
+
+
+class GroupListener(Protocol):
+    """Who is told of a rebalance. All three are called in the event loop."""
+
+    def on_assigned(self, partitions: frozenset[TP]) -> None:
+        """Partitions are ours, paused. Must not block; resume them when ready."""
+        ...
+
+    async def on_revoked(self, partitions: frozenset[TP]) -> Mapping[TP, int]:
+        """Partitions are being taken: finish or abandon their records and return the offsets to commit.
+
+        The group waits for us meanwhile. Returning does not promise that the commit succeeds.
+        """
+        ...
+
+    def on_lost(self, partitions: frozenset[TP]) -> None:
+        """Partitions are already somebody else's: forget them, commit nothing."""
+        ...
+
+
+class GroupConsumer:
+    """A group member. Start it, subscribe, then call ``consume`` in a loop; ``close`` leaves the group.
+
+    All coroutines must be called from the loop that called ``start``. ``consume`` must be called at least every
+    ``max_poll_interval`` seconds, since rebalances are served inside it.
+    """
+
+    def __init__(self, kafka: KafkaSettings, settings: GroupSettings, listener: GroupListener) -> None:
+        self._kafka = kafka
+        self._settings = settings
+        self._listener = listener
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"headwater-poll-{settings.group}")
+        self._protocol: Literal["consumer", "classic"] = "classic" if settings.protocol == "classic" else "consumer"
+        self._assigned: set[TP] = set()
+        self._topics: list[str] = []
+        self._consumer: Consumer | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._fatal: KafkaError | None = None
+        self._closed = False
+
+    @property
+    def assignment(self) -> frozenset[TP]:
+        """The partitions that are ours now."""
+        return frozenset(self._assigned)
+
+    @property
+    def protocol(self) -> str:
+        """``consumer`` (KIP-848) or ``classic``."""
+        return self._protocol
+
+    @property
+    def raw(self) -> Consumer:
+        """The librdkafka consumer, for transactions' group metadata. Call nothing else on it."""
+        assert self._consumer is not None, "start() first"
+        return self._consumer
+
+    def start(self) -> None:
+        """Create the client in the running loop. Does not connect."""
+        self._loop = asyncio.get_running_loop()
+        self._consumer = self._new_client()
+
+    def _new_client(self) -> Consumer:
+        config: dict[str, Any] = dict(self._settings.config(self._kafka, self._protocol))
+        config["error_cb"] = self._on_error
+        config["on_commit"] = self._on_commit
+        config["logger"] = logger
+        try:
+            return Consumer(config)
+        except KafkaException as exc:
+            raise translate(kafka_error(exc), "configuring the Kafka consumer") from exc
+
+    async def subscribe(self, topics: Collection[str]) -> None:
+        """Join the group for exactly these topics. Returning does not promise an assignment."""
+        self._topics = sorted(topics)
+        await self._call(self._subscribe)
+
+    def _subscribe(self) -> None:
+        if self._topics:
+            self.raw.subscribe(
+                self._topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+            )
+        else:
+            self.raw.unsubscribe()
+
+    async def consume(self, max_records: int, timeout: float) -> list[Message]:
+        """Up to ``max_records`` records, waiting at most ``timeout`` seconds for the first.
+
+        Serves rebalances. Records carry errors only of their partition (``message.error()``).
+
+        Raises:
+            HeadwaterError: the client met a fatal error and cannot go on.
+        """
+        messages = await self._call(self._consume, max_records, timeout)
+        if self._fatal is not None:
+            await self._recover(self._fatal)
+        return messages
+
+    def _consume(self, max_records: int, timeout: float) -> list[Message]:
+        # librdkafka waits the whole time-out for a full batch; so take what is there, and wait only for a first one.
+        messages = self.raw.consume(max_records, 0)
+        if not messages and timeout > 0:
+            first = self.raw.poll(timeout)
+            if first is not None:
+                messages = [first, *self.raw.consume(max_records - 1, 0)] if max_records > 1 else [first]
+        return cast("list[Message]", messages)
+
+    async def _recover(self, error: KafkaError) -> None:
+        """Fall back to the classic protocol where that is what the brokers lack; else raise."""
+        self._fatal = None
+        if self._settings.protocol == "auto" and self._protocol == "consumer" and error.code() in _UNSUPPORTED:
+            logger.warning("the brokers do not speak the KIP-848 group protocol; joining with the classic one")
+            self._protocol = "classic"
+            await self._call(self.raw.close)
+            self._consumer = self._new_client()
+            await self.subscribe(self._topics)
+            return
+        raise translate(error, f"consuming as group {self._settings.group}")
+
+    def pause(self, partitions: Iterable[TP]) -> None:
+        """Stop fetching; what librdkafka had fetched ahead is dropped and fetched again on ``resume``. Quick."""
+        self._apply("pause", partitions)
+
+    def resume(self, partitions: Iterable[TP]) -> None:
+        """Fetch again, from where ``consume`` left off. Quick."""
+        self._apply("resume", partitions)
+
+    def _apply(self, method: Literal["pause", "resume"], partitions: Iterable[TP]) -> None:
+        ours = [TopicPartition(tp.topic, tp.partition) for tp in partitions if tp in self._assigned]
+        if not ours or self._closed:
+            return
+        try:
+            getattr(self.raw, method)(ours)
+        except KafkaException as exc:
+            # Only a partition that a rebalance is just taking away answers so; its state no longer matters.
+            logger.debug("%s of %s: %s", method, ours, exc)
+
+    async def seek(self, offsets: Mapping[TP, int]) -> None:
+        """Continue from these offsets. Records already returned by ``consume`` are the caller's business."""
+        await self._call(self._seek, offsets)
+
+    def _seek(self, offsets: Mapping[TP, int]) -> None:
+        for tp, offset in offsets.items():
+            self.raw.seek(TopicPartition(tp.topic, tp.partition, offset))
+
+    async def commit(self, offsets: Mapping[TP, int]) -> None:
+        """Commit and wait for the broker's answer.
+
+        Raises:
+            HeadwaterError: not committed; after a rebalance that is normal, and the records come again.
+        """
+        await self._call(self._commit, offsets)
+
+    def _commit(self, offsets: Mapping[TP, int]) -> None:
+        positions = [TopicPartition(tp.topic, tp.partition, offset) for tp, offset in offsets.items()]
+        if not positions:
+            return
+        try:
+            answer = self.raw.commit(offsets=positions, asynchronous=False)
+        except KafkaException as exc:
+            raise translate(kafka_error(exc), "committing offsets") from exc
+        for position in answer or []:
+            if position.error is not None:
+                raise translate(position.error, f"committing offset of {position.topic}[{position.partition}]")
+
+    def commit_soon(self, offsets: Mapping[TP, int]) -> None:
+        """Send the commit and return; a failure is logged and the next commit covers it."""
+        positions = [TopicPartition(tp.topic, tp.partition, offset) for tp, offset in offsets.items()]
+        if positions and not self._closed:
+            self.raw.commit(offsets=positions, asynchronous=True)
+
+    async def committed(self, partitions: Collection[TP], timeout: float = 10.0) -> dict[TP, int | None]:
+        """The group's committed offset of each partition; ``None`` where it never committed.
+
+        Raises:
+            BrokerUnavailable: no answer within ``timeout`` seconds.
+        """
+        return await self._call(self._committed, partitions, timeout)
+
+    def _committed(self, partitions: Collection[TP], timeout: float) -> dict[TP, int | None]:
+        wanted = [TopicPartition(tp.topic, tp.partition) for tp in partitions]
+        if not wanted:
+            return {}
+        try:
+            answer = self.raw.committed(wanted, timeout)
+        except KafkaException as exc:
+            raise translate(kafka_error(exc), "reading committed offsets") from exc
+        return {TP(tp.topic, tp.partition): tp.offset if tp.offset >= 0 else None for tp in answer}
+
+    async def watermarks(self, partitions: Collection[TP], timeout: float = 10.0) -> dict[TP, tuple[int, int]]:
+        """The first and the next offset of each partition, asked from the brokers.
+
+        Raises:
+            BrokerUnavailable: no answer within ``timeout`` seconds.
+        """
+        return await self._call(self._watermarks, partitions, timeout)
+
+    def _watermarks(self, partitions: Collection[TP], timeout: float) -> dict[TP, tuple[int, int]]:
+        found: dict[TP, tuple[int, int]] = {}
+        for tp in partitions:
+            try:
+                answer = self.raw.get_watermark_offsets(TopicPartition(tp.topic, tp.partition), timeout)
+            except KafkaException as exc:
+                raise translate(kafka_error(exc), f"reading the offsets of {tp.topic}[{tp.partition}]") from exc
+            found[tp] = answer
+        return found
+
+    async def positions(self, partitions: Collection[TP]) -> dict[TP, int]:
+        """The offset after the last record that ``consume`` returned; negative where nothing was returned yet."""
+        return await self._call(self._positions, partitions)
+
+    def _positions(self, partitions: Collection[TP]) -> dict[TP, int]:
+        answer = self.raw.position([TopicPartition(tp.topic, tp.partition) for tp in partitions])
+        return {TP(tp.topic, tp.partition): tp.offset for tp in answer}
+
+    async def partition_counts(self, timeout: float = 10.0) -> dict[str, int]:
+        """Number of partitions of every topic of the cluster.
+
+        Raises:
+            BrokerUnavailable: no answer within ``timeout`` seconds.
+        """
+        return await self._call(self._partition_counts, timeout)
+
+    def _partition_counts(self, timeout: float) -> dict[str, int]:
+        try:
+            metadata = self.raw.list_topics(timeout=timeout)
+        except KafkaException as exc:
+            raise translate(kafka_error(exc), "asking for the cluster's topics") from exc
+        return {name: len(topic.partitions) for name, topic in metadata.topics.items() if topic.error is None}
+
+    async def close(self) -> None:
+        """Revoke (the listener is told), commit what it returns, leave the group. Idempotent."""
+        if self._closed or self._consumer is None:
+            self._thread.shutdown(wait=False)
+            return
+        await self._call(self.raw.close)
+        self._closed = True
+        self._thread.shutdown(wait=False)
+
+    async def _call(self, fun: Callable[..., T], *args: object) -> T:
+        assert self._loop is not None, "start() first"
+        return await self._loop.run_in_executor(self._thread, fun, *args)
+
+    # -- callbacks: on the poll thread, inside consume() or close() ----------------------------------------------
+
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        if self._protocol == "consumer":
+            consumer.incremental_assign(partitions)
+        else:
+            consumer.assign(partitions)
+        consumer.pause(partitions)
+        ours = _tps(partitions)
+        self._assigned |= ours
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._listener.on_assigned, ours)
+
+    def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        theirs = _tps(partitions)
+        assert self._loop is not None
+        drained = asyncio.run_coroutine_threadsafe(self._drain(theirs), self._loop)
+        offsets = drained.result()
+        try:
+            self._commit(offsets)
+        except HeadwaterError as exc:
+            logger.warning("partitions handed over without their last commit, their records come again: %s", exc)
+        self._unassign(consumer, partitions)
+
+    async def _drain(self, partitions: frozenset[TP]) -> Mapping[TP, int]:
+        try:
+            return await self._listener.on_revoked(partitions)
+        except Exception:
+            # Raising here would leave librdkafka waiting for ever; committing nothing only repeats work.
+            logger.exception("draining %s failed; nothing of it is committed", sorted(partitions))
+            return {}
+
+    def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        lost = _tps(partitions)
+        assert self._loop is not None
+        done = asyncio.run_coroutine_threadsafe(self._tell_lost(lost), self._loop)
+        done.result()
+        self._unassign(consumer, partitions)
+
+    async def _tell_lost(self, partitions: frozenset[TP]) -> None:
+        self._listener.on_lost(partitions)
+
+    def _unassign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._assigned -= _tps(partitions)
+        if self._protocol == "consumer":
+            consumer.incremental_unassign(partitions)
+        else:
+            consumer.unassign()
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.fatal() or error.code() in _UNSUPPORTED:
+            self._fatal = error
+        else:
+            logger.warning("Kafka: %s (%s)", error.str(), error.name())
+
+    def _on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
+        if error is not None and error.code() != KafkaError._NO_OFFSET:
+            logger.warning("commit failed, the next one covers it: %s (%s)", error.str(), error.name())
+
+
+def _tps(partitions: Iterable[TopicPartition]) -> frozenset[TP]:
+    return frozenset(TP(tp.topic, tp.partition) for tp in partitions)

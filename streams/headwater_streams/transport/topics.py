@@ -1,0 +1,73 @@
+"""Creating topics, once, from whoever needs them: Faust's changelogs, and the families of handlers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from headwater_schemas.settings import KafkaSettings
+from headwater_streams.transport.errors import kafka_error, translate
+
+__all__ = ["TopicRequest", "create_topics", "topic_partitions"]
+
+_SECONDS = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class TopicRequest:
+    """A topic that must exist. ``replication`` of -1 takes the brokers' default."""
+
+    name: str
+    partitions: int
+    replication: int = -1
+    config: Mapping[str, str] = field(default_factory=dict)
+
+
+async def create_topics(kafka: KafkaSettings, requests: Iterable[TopicRequest]) -> None:
+    """Create what does not exist yet; what exists is left as it is. Waits until the brokers know it.
+
+    Raises:
+        HeadwaterError: the brokers refused, or did not answer within 15 s.
+    """
+    wanted = list(requests)
+    if wanted:
+        await asyncio.get_running_loop().run_in_executor(None, _create, kafka, wanted)
+
+
+def _create(kafka: KafkaSettings, requests: list[TopicRequest]) -> None:
+    admin = AdminClient(dict(kafka.client_config()))
+    answers = admin.create_topics(
+        [NewTopic(r.name, r.partitions, r.replication, config=dict(r.config)) for r in requests],
+        request_timeout=_SECONDS,
+        operation_timeout=_SECONDS,
+    )
+    for name, answer in answers.items():
+        try:
+            answer.result()
+        except KafkaException as exc:
+            error = kafka_error(exc)
+            if error.code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise translate(error, f"creating topic {name}") from exc
+
+
+async def topic_partitions(kafka: KafkaSettings) -> dict[str, int]:
+    """The number of partitions of every topic.
+
+    Raises:
+        HeadwaterError: the brokers did not answer within 15 s.
+    """
+    return await asyncio.get_running_loop().run_in_executor(None, _partitions, kafka)
+
+
+def _partitions(kafka: KafkaSettings) -> dict[str, int]:
+    admin = AdminClient(dict(kafka.client_config()))
+    try:
+        metadata = admin.list_topics(timeout=_SECONDS)
+    except KafkaException as exc:
+        raise translate(kafka_error(exc), "asking for the cluster's topics") from exc
+    return {name: len(topic.partitions) for name, topic in metadata.topics.items() if topic.error is None}
