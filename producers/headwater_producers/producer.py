@@ -87,6 +87,7 @@ class EventProducer:
 
     def __len__(self) -> int:
         """Events not yet acknowledged or failed."""
+        self._client.poll()  # librdkafka counts its unserved log lines and errors in
         return len(self._client)
 
     def emit(

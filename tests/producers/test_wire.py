@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import io
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import fastavro
 import pytest
 
 from headwater_ops.stack import Endpoints
 from headwater_producers import EventProducer
-from headwater_schemas.catalogue import Catalogue, TopicSpec
+from headwater_schemas.catalogue import Catalogue
 from headwater_schemas.clock import ManualClock
 from headwater_schemas.errors import UsageError
 from headwater_schemas.partitioner import partition_for
-from headwater_schemas.registry import Registry
+from headwater_schemas.registry import LocalRegistry, Registry
 from headwater_schemas.settings import Environment, RegistrySettings
-from producers.orders import PARTITIONS, SCHEMA, catalogue_of, create_topic, order, read_all, settings_for
+from producers.orders import PARTITIONS, SCHEMA, create_topic, order, read_all, settings_for
 
 
 def test_a_value_is_magic_byte_registered_id_and_avro(
@@ -100,7 +101,7 @@ def test_events_of_a_key_stand_in_the_order_of_their_emits(
 
     seen: dict[bytes, list[int]] = {}
     for record in read_all(endpoints.bootstrap, topic):
-        value = fastavro.schemaless_reader(io.BytesIO(record.value[5:]), SCHEMA, None)
+        value: Any = fastavro.schemaless_reader(io.BytesIO(record.value[5:]), SCHEMA, None)
         seen.setdefault(record.key, []).append(value["amount"])
     assert seen == {f"k-{k}".encode(): list(range(k, 5000, 7)) for k in range(7)}
 
@@ -133,11 +134,8 @@ def test_a_compacted_topic_needs_a_key(topic_name: str, producer: EventProducer)
         producer.emit(f"{topic_name}-compacted", order(1))
 
 
-def test_the_time_of_an_event_is_the_producers_clock(endpoints: Endpoints, topic: str, make_producer: object) -> None:
+def test_the_time_of_an_event_is_the_producers_clock(endpoints: Endpoints, topic: str, catalogue: Catalogue) -> None:
     clock = ManualClock(1_700_000_000.25)
-    from headwater_schemas.registry import LocalRegistry
-
-    catalogue = catalogue_of(TopicSpec(topic, "Order"))
     with EventProducer(
         settings_for(endpoints.bootstrap), catalogue, LocalRegistry(), source="orders", clock=clock
     ) as producer:
