@@ -34,7 +34,7 @@ def fold_all(events: Iterable[DemoEvent], entities: References) -> tuple[dict[st
             fold_weather(boards.setdefault(event.key, new_board(event.key)), event.value)
             continue
         state = fold_flight(
-            flights.get(event.key), event.topic, event.value, lambda value: enrich_from(entities, value)
+            flights.get(event.key), event.topic, offset, event.value, lambda value: enrich_from(entities, value)
         )
         if state is None:
             continue

@@ -39,17 +39,17 @@ def test_the_fold_of_all_events_equals_the_oracle(sample: Dataset, order: str) -
 def test_a_flight_known_already_is_not_changed(sample: Dataset) -> None:
     for event in list(replay(sample))[:50]:
         if event.topic in FLIGHT_TOPICS:
-            state = fold_flight(None, event.topic, event.value, no_enrichment)
+            state = fold_flight(None, event.topic, 7, event.value, no_enrichment)
             assert state is not None
-            assert fold_flight(state, event.topic, event.value, no_enrichment) is None
+            assert fold_flight(state, event.topic, 7, event.value, no_enrichment) is None
 
 
 def test_a_fold_leaves_the_state_before_it_as_it_was(sample: Dataset) -> None:
     first, second = events_of_one_flight(sample)[:2]
-    before = fold_flight(None, first.topic, first.value, no_enrichment)
+    before = fold_flight(None, first.topic, 1, first.value, no_enrichment)
     assert before is not None
     copy = dict(before)
-    assert fold_flight(before, second.topic, second.value, no_enrichment) != before
+    assert fold_flight(before, second.topic, 2, second.value, no_enrichment) != before
     assert before == copy
 
 
@@ -57,7 +57,7 @@ def test_a_flight_is_complete_once_nothing_can_follow(sample: Dataset) -> None:
     state = None
     seen = []
     for event in events_of_one_flight(sample):
-        state = fold_flight(state, event.topic, event.value, no_enrichment)
+        state = fold_flight(state, event.topic, 7, event.value, no_enrichment)
         assert state is not None
         seen.append(complete(state))
     assert seen == [False, False, True]

@@ -7,10 +7,11 @@ from typing import Any
 
 from headwater_ops.demo.events import DEPARTED, SCHEDULED, WEATHER, DemoEvent
 from headwater_ops.demo.figures import quantile
+from headwater_ops.demo.flights import OFFSETS
 from headwater_ops.demo.visibility import Visibility
 from headwater_schemas.clock import ManualClock
 
-MARKS: dict[str, Any] = dict.fromkeys(("scheduled_arrival", "departed_at", "arrived_at", "cancelled_at"))
+MARKS: dict[str, Any] = dict.fromkeys(OFFSETS.values())
 
 
 class Cache:
@@ -27,12 +28,12 @@ def test_a_sample_is_timed_when_the_cache_shows_its_event() -> None:
 
     visibility.emitted(DemoEvent(DEPARTED, "f", {}))
     clock.advance(0.010)
-    cache.states["f"] = MARKS | {"scheduled_arrival": 1}  # another event of the flight
+    cache.states["f"] = MARKS | {"scheduled_offset": 1}  # another event of the flight
     visibility.look()
     assert (visibility.waiting, visibility.seconds) == (1, [])
 
     clock.advance(0.005)
-    cache.states["f"] = MARKS | {"scheduled_arrival": 1, "departed_at": 2}
+    cache.states["f"] = MARKS | {"scheduled_offset": 1, "departed_offset": 2}
     visibility.look()
     assert visibility.waiting == 0
     assert [round(seconds, 6) for seconds in visibility.seconds] == [0.015]
@@ -47,7 +48,7 @@ def test_the_age_is_that_of_the_oldest_sample() -> None:
     visibility.emitted(DemoEvent(SCHEDULED, "b", {}))
     clock.advance(1)
     assert visibility.age == 3.0
-    cache.states["a"] = MARKS | {"scheduled_arrival": 1}
+    cache.states["a"] = MARKS | {"scheduled_offset": 1}
     visibility.look()
     assert visibility.age == 1.0
 

@@ -1,4 +1,4 @@
-"""The fold of a flight: facts are joined into its state, in whatever order and however often they come.
+"""The fold of a flight: events are joined into its state, in whatever order and however often they come.
 
 Pure, and a join in the mathematical sense: commutative, associative and idempotent. That is what makes it right under
 at-least-once delivery and across topics, between which Kafka keeps no order.
@@ -11,7 +11,7 @@ from typing import Any
 
 from headwater_ops.demo.events import ARRIVED, CANCELLED, DEPARTED, SCHEDULED
 
-__all__ = ["STATUSES", "Enrich", "complete", "facts_known", "fold_flight", "shows"]
+__all__ = ["OFFSETS", "STATUSES", "Enrich", "complete", "events_known", "fold_flight", "shows"]
 
 Value = dict[str, Any]
 Enrich = Callable[[Mapping[str, Any]], Value]
@@ -19,6 +19,14 @@ Enrich = Callable[[Mapping[str, Any]], Value]
 
 STATUSES = ("SCHEDULED", "DEPARTED", "ARRIVED", "CANCELLED")
 """From the first stage of a flight to the last; a state has the furthest that is known."""
+
+OFFSETS = {
+    SCHEDULED: "scheduled_offset",
+    DEPARTED: "departed_offset",
+    ARRIVED: "arrived_offset",
+    CANCELLED: "cancelled_offset",
+}
+"""The field that holds the offset of a topic's event once it is joined in, else null."""
 
 _IDENTITY = ("flight_id", "carrier", "flight_number", "origin", "destination", "scheduled_departure")
 _BLANK: Value = dict.fromkeys(
@@ -36,26 +44,20 @@ _BLANK: Value = dict.fromkeys(
         "destination_name",
         "aircraft",
         "seats",
+        *OFFSETS.values(),
     )
 )
 _STAGE = {SCHEDULED: "SCHEDULED", DEPARTED: "DEPARTED", ARRIVED: "ARRIVED", CANCELLED: "CANCELLED"}
-_MARK = {
-    SCHEDULED: "scheduled_arrival",
-    DEPARTED: "departed_at",
-    ARRIVED: "arrived_at",
-    CANCELLED: "cancelled_at",
-}
-"""The field that is set once a topic's event is known, and never null in it."""
-
 _RANK = {status: rank for rank, status in enumerate(STATUSES)}
 
 
-def fold_flight(state: Value | None, topic: str, event: Mapping[str, Any], enrich: Enrich) -> Value | None:
-    """The state after ``event``, as a new dict; ``None`` when the event was known already.
+def fold_flight(state: Value | None, topic: str, offset: int, event: Mapping[str, Any], enrich: Enrich) -> Value | None:
+    """The state after ``event``, as a new dict; ``None`` when an event of this topic is joined in already.
 
     Args:
         state: the state so far, or ``None`` for a flight not heard of.
         topic: one of the four topics of flights; it says what kind of event this is.
+        offset: where the event stood in its partition.
         event: the decoded event.
         enrich: asked once per flight, for its schedule.
     """
@@ -65,6 +67,7 @@ def fold_flight(state: Value | None, topic: str, event: Mapping[str, Any], enric
         return None
     else:
         state = state.copy()
+    state[OFFSETS[topic]] = offset
     stage = _STAGE[topic]
     if _RANK[stage] > _RANK[state["status"]]:
         state["status"] = stage
@@ -86,17 +89,15 @@ def fold_flight(state: Value | None, topic: str, event: Mapping[str, Any], enric
 
 
 def shows(state: Mapping[str, Any], topic: str) -> bool:
-    """Whether the state holds the flight's event of this topic."""
-    return state[_MARK[topic]] is not None
+    """Whether the flight's event of this topic is joined in."""
+    return state[OFFSETS[topic]] is not None
 
 
 def complete(state: Mapping[str, Any]) -> bool:
     """Whether no event can change the state any more: scheduled and cancelled, or scheduled, departed and arrived."""
-    if state["scheduled_arrival"] is None:
-        return False
-    return state["cancelled_at"] is not None or (state["departed_at"] is not None and state["arrived_at"] is not None)
+    return shows(state, SCHEDULED) and (shows(state, CANCELLED) or (shows(state, DEPARTED) and shows(state, ARRIVED)))
 
 
-def facts_known(state: Mapping[str, Any]) -> int:
-    """How many of a flight's events the state holds."""
-    return sum(state[mark] is not None for mark in _MARK.values())
+def events_known(state: Mapping[str, Any]) -> int:
+    """How many of a flight's events are joined in."""
+    return sum(state[field] is not None for field in OFFSETS.values())
