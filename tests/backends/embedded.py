@@ -1,4 +1,4 @@
-"""The embedded stack as test backend: one per test run, on free ports, in a temporary folder."""
+"""The embedded stack as test backend: on free ports, in a temporary folder, never left behind."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from headwater_ops.stack import Stack
 
 __all__ = ["embedded"]
 
-# Stops the stack when its standard input ends: at the end of the tests, and also when pytest itself is killed, so that
-# no run leaves servers behind.
+# Stops the stack when its standard input ends: after the tests, and also when pytest itself is killed, so that no run
+# leaves servers behind.
 _JANITOR = """
 import sys
 from pathlib import Path
@@ -25,11 +25,13 @@ Stack(Path(sys.argv[1])).down(wipe=order == "wipe")
 
 @contextmanager
 def embedded(folder: Path, *, brokers: int = 1) -> Iterator[Stack]:
-    """A running stack, its logs kept in ``folder`` when an error ends the block."""
+    """A stack of which nothing runs yet; what the block starts is stopped at its end.
+
+    Logs and data are removed unless the block ends with an error.
+    """
     stack = Stack(folder, brokers=brokers, ports="free")
     janitor = [sys.executable, "-c", _JANITOR, str(folder)]
     with subprocess.Popen(janitor, stdin=subprocess.PIPE, text=True, start_new_session=True) as process:
-        stack.up()
         yield stack
         assert process.stdin is not None
         process.stdin.write("wipe")

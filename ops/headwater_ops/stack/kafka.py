@@ -60,6 +60,7 @@ def cluster_nodes(bootstrap: str, timeout: float) -> frozenset[int]:
 class Broker(Part):
     """One node. ``nodes`` maps every node id of the cluster to its controller port."""
 
+    service: ClassVar[str] = "kafka"
     listeners: ClassVar[Mapping[str, int]] = {"client": 9092, "controller": 9093}
 
     def __init__(

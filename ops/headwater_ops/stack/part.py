@@ -16,6 +16,7 @@ from headwater_ops.stack.process import ServerProcess
 __all__ = ["Part"]
 
 _POLL = 0.05
+_SHARE_FOR_RUNNING = 0.25  # of the time limit: how long a server that runs already may take to answer
 
 
 class Part(ABC):
@@ -26,6 +27,9 @@ class Part(ABC):
         folder: keeps configuration, data, log and pid file.
         ports: the port of each listener named in ``listeners``.
     """
+
+    service: ClassVar[str]
+    """What it is part of: ``kafka``, ``redis`` or ``registry``."""
 
     listeners: ClassVar[Mapping[str, int]]
     """Every listener of this kind of part, with its usual port."""
@@ -57,7 +61,9 @@ class Part(ABC):
         return {}
 
     def start(self, timeout: float) -> None:
-        """Start the server unless it runs, and block until it serves. Its data and ports stay as they were.
+        """Start the server unless it serves, and block until it does. Its data and ports stay as they were.
+
+        A server that runs but does not answer within a quarter of the time limit is stopped and started anew.
 
         Raises:
             PortTaken: another program listens on one of its ports.
@@ -65,8 +71,13 @@ class Part(ABC):
             NoServer, DownloadFailed, HashMismatch, NoSpace: it cannot be prepared.
         """
         if self.process.find() is not None:
-            self._await_ready(timeout)
-            return
+            try:
+                self._await_ready(timeout * _SHARE_FOR_RUNNING)
+                return
+            except StartFailed:  # stuck, or left by an `up` that was killed half-way
+                if self._abandoned.is_set():
+                    raise
+                self.stop()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._check_ports()
         self.prepare()

@@ -41,6 +41,7 @@ def find_redis() -> str:
 class Redis(Part):
     """Nothing is evicted and nothing is kept on disk: the cache can be rebuilt from the log, and tests see it empty."""
 
+    service: ClassVar[str] = "redis"
     listeners: ClassVar[Mapping[str, int]] = {"client": 6379}
     grace: ClassVar[float] = 5.0
 

@@ -20,6 +20,7 @@ __all__ = ["Registry"]
 class Registry(Part):
     """Schemas are kept in a file database, so that the ids written into Kafka's records stay true over restarts."""
 
+    service: ClassVar[str] = "registry"
     listeners: ClassVar[Mapping[str, int]] = {"http": 8081, "management": 8082}
 
     def __init__(self, folder: Path, ports: Mapping[str, int], *, downloads: Downloads) -> None:

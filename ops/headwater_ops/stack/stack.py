@@ -6,12 +6,12 @@ import fcntl
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from headwater_ops.stack import endpoints as places
 from headwater_ops.stack.download import Downloads, Progress
@@ -26,7 +26,12 @@ from headwater_ops.stack.process import ServerProcess
 from headwater_ops.stack.redis import Redis
 from headwater_ops.stack.registry import Registry
 
-__all__ = ["PartStatus", "Stack"]
+__all__ = ["SERVICES", "PartStatus", "Service", "Stack"]
+
+Service = Literal["kafka", "redis", "registry"]
+SERVICES: tuple[Service, ...] = ("kafka", "redis", "registry")
+
+_Ports = dict[str, dict[str, int]]  # part -> listener -> port
 
 _PORT_ATTEMPTS = 3
 _STATE_BYTES = 100 << 20  # what an empty stack may write
@@ -82,11 +87,12 @@ class Stack:
     def __exit__(self, *exc_info: object) -> None:
         self.down()
 
-    def up(self, timeout: float = 120.0) -> Endpoints:
-        """Start what does not run and block until every part serves. What runs already is left alone.
+    def up(self, timeout: float = 120.0, *, only: Collection[Service] = SERVICES) -> Endpoints:
+        """Start what does not run and block until it serves. What runs already is left alone.
 
         Args:
             timeout: seconds each part may take to become ready; downloads do not count.
+            only: the services to start; the others keep the addresses that are returned, but nobody listens there.
 
         Raises:
             UsageError: PortTaken, NoServer, StateMismatch: fix it first.
@@ -94,17 +100,18 @@ class Stack:
         """
         with self._exclusive():
             check_space(self.state_dir, _STATE_BYTES, "HEADWATER_STATE_DIR")
-            self._downloads.fetch(load_lock().kafka)
-            self._downloads.unpack(load_lock().registry)
+            self._download(only)
             for attempt in range(_PORT_ATTEMPTS):
                 layout = self._laid_out()
                 try:
-                    self._start_all(self._parts(layout), timeout)
+                    parts = self._parts(layout).values()
+                    self._start_all([part for part in parts if part.service in only], timeout)
                     break
                 except PortTaken:  # somebody was quicker than we
                     if self._ports == "usual" or attempt + 1 == _PORT_ATTEMPTS:
                         raise
-            self._await_cluster(layout, timeout)
+            if "kafka" in only:
+                self._await_cluster(layout, timeout)
         return Endpoints.of(layout)
 
     def down(self, *, wipe: bool = False) -> None:
@@ -116,7 +123,8 @@ class Stack:
         if not self._root.exists():
             return
         with self._exclusive():
-            self._stop_all()
+            # By pid file, not by layout: this also finds the parts of an `up` that was killed half-way.
+            self._stop(file.parent.name for file in self._root.glob("*/pid.json"))
             if wipe:
                 shutil.rmtree(self._root)
 
@@ -173,44 +181,50 @@ class Stack:
             yield
 
     def _laid_out(self) -> Layout:
-        """The folder's layout, with ports that can be had: a port that someone else took is replaced."""
+        """The folder's layout, with ports that can be had: where someone else listens now, another is chosen."""
         known = Layout.load(self._root)
         if known is not None and self._brokers not in (None, len(known.brokers)):
             raise StateMismatch(
                 f"{self._root} holds {len(known.brokers)} broker(s), {self._brokers} are asked for: "
                 "headwater down --wipe first, or set HEADWATER_STATE_DIR to another folder"
             )
-        brokers = len(known.brokers) if known else self._brokers or 1
-        ports: dict[str, dict[str, int]] = known.ports if known else {}
-        if known is None or not self._ports_suit(ports):
-            self._stop_all()
-            ports = self._choose(brokers, ports)
-        layout = Layout(known.cluster_id if known else new_cluster_id(), ports)
+        usual = _usual_ports(len(known.brokers) if known else self._brokers or 1)
+        kept = self._kept(known.ports, usual) if known else {}
+        self._stop(name for name in usual if name not in kept)
+        layout = Layout(known.cluster_id if known else new_cluster_id(), self._choose(usual, kept))
         layout.save(self._root)
         return layout
 
-    def _ports_suit(self, ports: dict[str, dict[str, int]]) -> bool:
-        """Whether every part listens on its ports already or could."""
-        if self._ports == "usual" and ports != _usual_ports(len(ports) - 2):
-            return False
-        return all(
-            ServerProcess(name, self._root / name).find() is not None or all(map(is_free, listeners.values()))
+    def _kept(self, ports: _Ports, usual: _Ports) -> _Ports:
+        """The parts whose ports can stay."""
+        kept = {
+            name: listeners
             for name, listeners in ports.items()
-        )
+            if (self._ports != "usual" or listeners == usual[name])
+            and (self._server(name).find() is not None or all(map(is_free, listeners.values())))
+        }
+        if any(name.startswith("broker-") for name in ports.keys() - kept.keys()):
+            # Brokers name each other's ports: when one moves, all start anew.
+            return {name: listeners for name, listeners in kept.items() if not name.startswith("broker-")}
+        return kept
 
-    def _choose(self, brokers: int, before: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
-        """A port for every listener; those of before where they are free and nothing else is asked for."""
-        chosen: dict[str, dict[str, int]] = {}
-        taken: set[int] = set()
-        for name, listeners in _usual_ports(brokers).items():
-            chosen[name] = {}
-            for listener, usual in listeners.items():
-                port = before.get(name, {}).get(listener)
-                if port is None or self._ports == "usual" or port in taken or not is_free(port):
-                    port = choose(self._ports, usual, taken, f"{name} ({listener})")
+    def _choose(self, usual: _Ports, kept: _Ports) -> _Ports:
+        taken = {port for listeners in kept.values() for port in listeners.values()}
+        chosen: _Ports = {}
+        for name, listeners in usual.items():
+            chosen[name] = dict(kept.get(name, {}))
+            for listener in listeners.keys() - chosen[name].keys():
+                port = choose(self._ports, listeners[listener], taken, f"{name} ({listener})")
                 chosen[name][listener] = port
                 taken.add(port)
         return chosen
+
+    def _server(self, name: str) -> ServerProcess:
+        return ServerProcess(name, self._root / name)
+
+    def _stop(self, names: Iterable[str]) -> None:
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda name: self._server(name).stop(Part.grace), names))
 
     def _parts(self, layout: Layout) -> dict[str, Part]:
         ports = layout.ports
@@ -238,25 +252,26 @@ class Stack:
             raise UsageError(f"there is no part {name!r}; the parts here: {known}")
         return parts[name]
 
-    def _start_all(self, parts: dict[str, Part], timeout: float) -> None:
+    def _download(self, services: Collection[Service]) -> None:
+        """Before the parts start, so that ^C ends a long download at once and the bar shows all of it."""
+        if "kafka" in services:
+            self._downloads.fetch(load_lock().kafka)
+        if "registry" in services:
+            self._downloads.unpack(load_lock().registry)
+
+    def _start_all(self, parts: list[Part], timeout: float) -> None:
         """Start in parallel. When one fails, stop those that this call started and raise its error."""
         with ThreadPoolExecutor(len(parts)) as pool:
-            futures = [pool.submit(part.start, timeout) for part in parts.values()]
+            futures = [pool.submit(part.start, timeout) for part in parts]
             try:
                 done, _ = wait(futures, return_when=FIRST_EXCEPTION)
                 for future in done:
                     future.result()
             except BaseException:
-                for part in parts.values():
+                for part in parts:
                     part.abandon()
                 wait(futures)  # each ends soon, having stopped its server
                 raise
-
-    def _stop_all(self) -> None:
-        # By pid file, not by layout: this also finds the parts of an `up` that was killed half-way.
-        servers = [ServerProcess(file.parent.name, file.parent) for file in self._root.glob("*/pid.json")]
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(lambda server: server.stop(Part.grace), servers))
 
     def _await_cluster(self, layout: Layout, timeout: float) -> None:
         """Each broker serves by now; wait until they also know each other, so that replicated topics can be made."""
@@ -268,7 +283,7 @@ class Stack:
             time.sleep(0.1)
 
 
-def _usual_ports(brokers: int) -> dict[str, dict[str, int]]:
+def _usual_ports(brokers: int) -> _Ports:
     """The well-known port of every listener; a second broker is 100 above the first."""
     ports = {
         f"broker-{node}": {listener: port + 100 * (node - 1) for listener, port in Broker.listeners.items()}
