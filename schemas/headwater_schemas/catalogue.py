@@ -326,6 +326,6 @@ def _retention(where: str, value: Any) -> float | None:
 
 def _line_of(text: str, topic: str) -> int:
     """Where the table of ``topic`` begins (tomllib keeps no positions)."""
-    pattern = re.compile(rf"""^\s*\[\s*topics\s*\.\s*["']?{re.escape(topic)}["']?\s*\]""", re.MULTILINE)
+    pattern = re.compile(rf"""^[ \t]*\[\s*topics\s*\.\s*["']?{re.escape(topic)}["']?\s*\]""", re.MULTILINE)
     match = pattern.search(text)
     return text.count("\n", 0, match.start()) + 1 if match else 1

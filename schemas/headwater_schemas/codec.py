@@ -143,6 +143,10 @@ class Codec:
         """
         await self.registry.prefetch(ids)
 
+    def close(self) -> None:
+        """Let go of the registry's connections. Encoders and decoders of known schemas go on working."""
+        self.registry.close()
+
     def _reader_schema(self, topic: str) -> Schema:
         return self.catalogue.schema(self.catalogue.topic(topic).schema)
 

@@ -58,7 +58,8 @@ def register(as_json: AsJson = False) -> None:
     from headwater_schemas.registry import Registry
 
     env = environment()
-    done = register_all(Catalogue.from_env(env), Registry.from_env(env))
+    with Registry.from_env(env) as registry:
+        done = register_all(Catalogue.from_env(env), registry)
     if as_json:
         print_json(done)
     else:
@@ -119,7 +120,8 @@ def _with_registry(folder: Path) -> list[Verdict]:
     from headwater_schemas.history import load_folder
     from headwater_schemas.registry import Registry
 
-    return against_registry(load_folder(folder), Registry.from_env(environment()))
+    with Registry.from_env(environment()) as registry:
+        return against_registry(load_folder(folder), registry)
 
 
 def _explain(verdicts: list[Verdict], broken: list[Verdict]) -> None:

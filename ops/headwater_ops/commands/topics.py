@@ -59,7 +59,8 @@ def apply_(
     if not dry_run:
         apply(differences, admin)
         if register:
-            register_all(catalogue, Registry.from_env(env))
+            with Registry.from_env(env) as registry:
+                register_all(catalogue, registry)
     _print(differences, dry_run, as_json)
     if any(dry_run or difference.action == "report" for difference in differences):
         raise typer.Exit(1)

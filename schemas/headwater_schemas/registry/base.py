@@ -7,7 +7,7 @@ import json
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from headwater_schemas.catalogue import Compatibility, Schema
 from headwater_schemas.clock import Clock, SystemClock
@@ -130,7 +130,13 @@ class SchemaRegistry(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of connections. What is cached stays readable."""
+        """Let go of connections. What is cached stays readable. ``with`` does it at the end of the block."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
 
     @abstractmethod
     def _fetch(self, schema_id: int) -> Schema: ...
