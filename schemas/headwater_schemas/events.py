@@ -231,6 +231,16 @@ class Flight(msgspec.Struct, frozen=True, kw_only=True):
     """Manufacturer and model, from the cache; null for aircraft the data does not list."""
     seats: int | None = None
     """Seats of the aircraft, from the cache."""
+    scheduled_offset: int | None = None
+    """Bookkeeping: offset of the flights.scheduled record that is joined in; tells its repetition from a second
+    event.
+    """
+    departed_offset: int | None = None
+    """As scheduled_offset, of flights.departed."""
+    arrived_offset: int | None = None
+    """As scheduled_offset, of flights.arrived."""
+    cancelled_offset: int | None = None
+    """As scheduled_offset, of flights.cancelled."""
 
 
 class FlightArrived(msgspec.Struct, frozen=True, kw_only=True):
