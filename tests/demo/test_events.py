@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from datetime import datetime, timedelta
-from pathlib import Path
-from typing import Any
 from zoneinfo import ZoneInfo
 
-import fastavro
 import pytest
 
-import headwater_schemas
 from headwater_ops.demo.dataset import Dataset
+from headwater_ops.demo.entities import entity_values
 from headwater_ops.demo.events import (
     ARRIVED,
     CANCELLED,
@@ -26,19 +22,9 @@ from headwater_ops.demo.events import (
     replay,
     zones,
 )
-
-CONTRACTS = Path(headwater_schemas.__file__).parent / "contracts"
-SCHEMAS = {
-    SCHEDULED: "FlightScheduled",
-    DEPARTED: "FlightDeparted",
-    ARRIVED: "FlightArrived",
-    CANCELLED: "FlightCancelled",
-    WEATHER: "WeatherObserved",
-}
-
-
-def contract(name: str) -> Any:
-    return fastavro.parse_schema(json.loads((CONTRACTS / f"{name}.avsc").read_text("utf-8")))
+from headwater_schemas.catalogue import PACKAGE_FOLDER, Catalogue
+from headwater_schemas.codec import Codec
+from headwater_schemas.registry import LocalRegistry
 
 
 @pytest.fixture(scope="module")
@@ -74,20 +60,21 @@ def test_events_come_in_the_order_of_time(events: list[DemoEvent]) -> None:
     assert times == sorted(times)
 
 
-def test_every_event_is_valid_under_its_contract(events: list[DemoEvent]) -> None:
-    schemas = {topic: contract(name) for topic, name in SCHEMAS.items()}
-    counts = Counter(event.topic for event in events)
-    assert set(counts) == set(schemas)
+def test_every_event_and_reference_fits_its_contract(year: Dataset, events: list[DemoEvent]) -> None:
+    codec = Codec(Catalogue.load(PACKAGE_FOLDER), LocalRegistry())
+    decoders = {topic: codec.decoder(topic) for topic in {event.topic for event in events}}
+    assert set(decoders) == {SCHEDULED, DEPARTED, ARRIVED, CANCELLED, WEATHER}
     for event in events:
-        fastavro.validate(event.value, schemas[event.topic], strict=True, raise_errors=True)
-
-
-def test_every_reference_is_valid_under_its_contract(year: Dataset) -> None:
+        assert decoders[event.topic](codec.encoder(event.topic)(event.value)) == event.value
     entities = references(year)
-    for name, values in (("Plane", entities.planes), ("Airport", entities.airports), ("Airline", entities.airlines)):
-        schema = contract(name)
+    for contract, values in (
+        ("Plane", entities.planes),
+        ("Airport", entities.airports),
+        ("Airline", entities.airlines),
+    ):
+        avro = entity_values(codec, contract)
         for value in values.values():
-            fastavro.validate(value, schema, strict=True, raise_errors=True)
+            assert avro.decode(*avro.encode(value)) == value
 
 
 def test_every_actual_time_shows_the_clock_reading_of_the_data(sample: Dataset, events: list[DemoEvent]) -> None:
