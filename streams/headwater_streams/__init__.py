@@ -1,8 +1,8 @@
 """Headwater streams: Faust agents at librdkafka speed, with ordered retries, dead letters and a proof of both."""
 
 from headwater_streams.app import StreamApp
-from headwater_streams.handlers.batch import RecordBatch
+from headwater_streams.handlers.batch import RecordBatch, Rewind
 from headwater_streams.handlers.context import EventContext
 from headwater_streams.handlers.policy import DeadLetter, HandlerTimeout, Retry, RetryLater
 
-__all__ = ["DeadLetter", "EventContext", "HandlerTimeout", "RecordBatch", "Retry", "RetryLater", "StreamApp"]
+__all__ = ["DeadLetter", "EventContext", "HandlerTimeout", "RecordBatch", "Retry", "RetryLater", "Rewind", "StreamApp"]

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import faust
+from faust.types import TP
 from prometheus_client import REGISTRY
 
 from headwater_producers.envelope import Envelope
@@ -269,19 +270,21 @@ class StreamApp(faust.App):
         self, spec: HandlerSpec, family: Family, envelope: Envelope, consumer: Consumer
     ) -> Runner | BatchRunner:
         metrics = HandlerMetrics(spec.name, family.topic)
-        kind = BatchRunner if spec.batch else Runner
         known = any(declared.name == family.topic for declared in self.catalogue.topics())
-        runner = kind(
-            spec,
-            family,
-            decode=self.codec.decoder(family.topic if known else None, spec.value_type),
-            schemas=self.codec,
-            outlet=self._outlet(),
-            prepare=self._prepare(envelope),
-            control=consumer.group,
-            clock=self.clock,
-            metrics=metrics,
-            on_crash=self._crash_soon,
+        common: dict[str, Any] = {
+            "decode": self.codec.decoder(family.topic if known else None, spec.value_type),
+            "schemas": self.codec,
+            "outlet": self._outlet(),
+            "prepare": self._prepare(envelope),
+            "control": consumer.group,
+            "clock": self.clock,
+            "metrics": metrics,
+            "on_crash": self._crash_soon,
+        }
+        runner = (
+            BatchRunner(spec, family, on_rewind=consumer.rewind, **common)
+            if spec.batch
+            else Runner(spec, family, **common)
         )
         self.worker_metrics.handlers.append((metrics, lambda: runner.in_flight, lambda: runner.fenced_keys))
         return runner
@@ -311,6 +314,26 @@ class StreamApp(faust.App):
 
     def _crash_soon(self, error: BaseException) -> None:
         self.add_future(self.crash(error))
+
+    async def _stop_consumer(self) -> None:
+        await super()._stop_consumer()
+        if isinstance(self._consumer, Consumer):
+            await self._consumer.leave()
+
+    async def caught_up(self, topic: str) -> list[TP]:
+        """Our partitions of a handled topic whose every record is settled, up to the end as the brokers have it."""
+        consumer = self._consumer
+        if self.pool is None or not isinstance(consumer, Consumer):
+            return []
+        settled = self.pool.settled(topic)
+        if not settled:
+            return []
+        ends = await consumer.group.watermarks(settled)
+        return [tp for tp, at in settled.items() if at >= ends[tp][1]]
+
+    def partitions_of(self, topic: str) -> int:
+        """How many partitions a topic has; 0 before the app has joined its group."""
+        return self.consumer.topic_partitions(topic) or 0
 
     # -- watching -------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """A handler as a Faust agent: Faust names it, lists it, starts and supervises it; whole batches are its stream's items.
 
-The channel has a queue of its own flow control. Faust's own would be emptied at each of Faust's rebalances, and what is emptied here
-would be a hole in what is settled.
+The channel's queue has a flow control of its own. The app's empties its queues at each of Faust's rebalances, and what
+is emptied here would be a hole in what is settled.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from typing import Any
@@ -32,9 +32,24 @@ from headwater_streams.handlers.settler import PartitionControl, Settler
 from headwater_streams.handlers.spec import HandlerSpec
 from headwater_streams.metrics import HandlerMetrics
 
-__all__ = ["BatchRunner", "RecordBatch"]
+__all__ = ["BatchRunner", "RecordBatch", "Rewind"]
 
 logger = logging.getLogger(__name__)
+
+
+class Rewind(Exception):
+    """Raised by a batch handler: read these partitions again from here, whatever was settled. For followers of a log
+    whose own store has lost what it had applied.
+
+    Args:
+        positions: the next offset to read, by partition. Partitions that are not ours are left alone.
+        since: seconds since the epoch; if given, the partitions are read again from this time instead.
+    """
+
+    def __init__(self, positions: Mapping[TP, int], *, since: float | None = None) -> None:
+        super().__init__(f"read again from {dict(positions)}" + (f", since {since}" if since is not None else ""))
+        self.positions = positions
+        self.since = since
 
 
 class RecordBatch(Sequence[EventContext]):
@@ -105,6 +120,7 @@ class BatchRunner:
         clock: Clock,
         metrics: HandlerMetrics,
         on_crash: Callable[[BaseException], None],
+        on_rewind: Callable[[Rewind], Awaitable[None]],
     ) -> None:
         self.spec = spec
         self.family = family
@@ -113,6 +129,7 @@ class BatchRunner:
         self._schemas = schemas
         self._clock = clock
         self._on_crash = on_crash
+        self._on_rewind = on_rewind
         self._threads = None if spec.is_async else ThreadPoolExecutor(spec.concurrency, f"headwater-{spec.name}")
         self._emitter = Emitter(outlet, prepare, self._tell_settled, self._refused)
         self._epochs: dict[int, bytes] = {}
@@ -202,6 +219,12 @@ class BatchRunner:
             self._tasks[tp] = task
             task.add_done_callback(lambda done: self._ended(done, tp))
 
+    def reset(self, tp: TP, offset: int) -> None:
+        """The partition is read again from ``offset``."""
+        self._queues.pop(tp, None)
+        self._positions[tp] = offset
+        self._make_room()
+
     async def room(self) -> None:
         """Wait until fewer than ``max_waiting`` records are in memory."""
         await self._room.wait()
@@ -223,7 +246,14 @@ class BatchRunner:
             async with self._slots:
                 messages = [queue.popleft() for _ in range(min(len(queue), self.spec.max_records))]
                 self._running[tp] = messages
-                await self._settle(tp, messages)
+                try:
+                    await self._settle(tp, messages)
+                except Rewind as rewind:
+                    # Forget first: what this batch and the queue hold is read again, from further back.
+                    for going in rewind.positions:
+                        self._queues.pop(going, None)
+                    self._running.pop(tp, None)
+                    await self._on_rewind(rewind)
                 self._running.pop(tp, None)
             self._settled.set()
             self._make_room()
@@ -305,6 +335,8 @@ class BatchRunner:
                 logger.warning("%s waits, nothing is dead-lettered: %s", self.spec.name, exc)
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 5.0)
+            except Rewind:
+                raise
             except Exception as exc:
                 return exc
             else:

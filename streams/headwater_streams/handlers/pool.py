@@ -42,6 +42,8 @@ class HandlerRunner(Protocol):
 
     async def room(self) -> None: ...
 
+    def reset(self, tp: TP, offset: int) -> None: ...
+
     def committable(self, partitions: Collection[TP] | None = None) -> dict[TP, int]: ...
 
     def read(self) -> Mapping[TP, int]: ...
@@ -231,6 +233,21 @@ class HandlerPool:
 
     def _concerned(self, partitions: Iterable[TP]) -> list[HandlerRunner]:
         return list({id(r): r for tp in partitions for r in self._by_topic[tp.topic]}.values())
+
+    def rewind(self, positions: Mapping[TP, int]) -> dict[TP, int]:
+        """Be ready to read these partitions again from further back; gives those that are ours, for the seek."""
+        ours = {tp: offset for tp, offset in positions.items() if tp in self._assigned}
+        for tp, offset in ours.items():
+            for runner in self._by_topic[tp.topic]:
+                runner.reset(tp, offset)
+            self._committed.pop(tp, None)
+        return ours
+
+    def settled(self, topic: str) -> dict[TP, int]:
+        """Where each of our partitions of ``topic`` stands: every record before is settled."""
+        ours = {tp for tp in self._active if tp.topic == topic}
+        known = {tp: self._committed.get(tp, 0) for tp in ours}
+        return {**known, **self._lowest(ours)}
 
     # -- commits --------------------------------------------------------------------------------------------------
 

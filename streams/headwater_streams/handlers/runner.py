@@ -249,6 +249,11 @@ class Runner:
         for message in messages:
             self._returns.take(message, tp, epoch, fences, self.spec.ordered)
 
+    def reset(self, tp: TP, offset: int) -> None:
+        """The partition is read again from ``offset``; what of it is in memory is dropped, what runs is not."""
+        self._drop_unstarted(frozenset([tp]))
+        self._positions[tp] = offset
+
     async def room(self) -> None:
         """Wait until every record that was fed has been begun or waits in a lane with room to spare."""
         await self._room.wait()

@@ -18,6 +18,7 @@ from mode import Seconds, Service
 
 from headwater_schemas.errors import BrokerUnavailable, HeadwaterError, UsageError
 from headwater_schemas.partitioner import partition_for
+from headwater_streams.handlers.batch import Rewind
 from headwater_streams.handlers.message import Message
 from headwater_streams.handlers.pool import HandlerPool
 from headwater_streams.transport.errors import translate
@@ -54,6 +55,8 @@ class Consumer(faust_consumer.Consumer):
         self._regroup: asyncio.Task[None] | None = None
         self._changed = False
         self._polled_at = 0.0
+        self._leaving = False
+        self._away = asyncio.Event()
 
     # -- life -----------------------------------------------------------------------------------------------------
 
@@ -61,10 +64,21 @@ class Consumer(faust_consumer.Consumer):
         self.group.start()
         await super().on_start()
 
+    async def leave(self) -> None:
+        """Stop polling, let the handlers finish what runs, commit, leave the group. Idempotent.
+
+        Faust stops its agents before its consumer; the app calls this first, while everything still works.
+        """
+        if not self._leaving:
+            self._leaving = True
+            if self.state == "running":
+                await self._away.wait()
+            await self.group.close()
+
     async def on_stop(self) -> None:
-        """Drain, commit, leave the group."""
+        """Leave the group if that has not happened, and let go of everything."""
         await super().on_stop()
-        await self.group.close()
+        await self.leave()
         if self._regroup is not None:
             self._regroup.cancel()
         if self.pool is not None:
@@ -92,19 +106,24 @@ class Consumer(faust_consumer.Consumer):
     @Service.task
     async def _poll(self) -> None:
         most = self.app.conf.broker_max_poll_records or _FETCH_RECORDS
-        while not self.should_stop:
-            self._polled_at = self.loop.time()
-            messages = await self.group.consume(most, 0.1)
-            if not messages:
-                continue
-            handled: Batches = []
-            for tp, batch in self._split(messages):
-                if self.pool is not None and tp.topic in self.pool.topics:
-                    handled.append((tp, batch))
-                elif tp in self._agent_tps:
-                    self._deliver(tp, batch)
-            if handled and self.pool is not None:
-                await self.pool.take(handled)
+        try:
+            while not (self.should_stop or self._leaving):
+                self._polled_at = self.loop.time()
+                messages = await self.group.consume(most, 0.1)
+                if messages:
+                    await self._route(messages)
+        finally:
+            self._away.set()
+
+    async def _route(self, messages: list[Message]) -> None:
+        handled: Batches = []
+        for tp, batch in self._split(messages):
+            if self.pool is not None and tp.topic in self.pool.topics:
+                handled.append((tp, batch))
+            elif tp in self._agent_tps:
+                self._deliver(tp, batch)
+        if handled and self.pool is not None:
+            await self.pool.take(handled)
 
     @Service.task
     async def _commit_handlers(self) -> None:
@@ -194,6 +213,17 @@ class Consumer(faust_consumer.Consumer):
 
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Mapping[TP, list[Any]]:
         raise NotImplementedError("records come from the poll loop; nothing asks for them one batch at a time")
+
+    async def rewind(self, rewind: Rewind) -> None:
+        """Read partitions of handlers again from further back."""
+        if self.pool is None:
+            return
+        positions = dict(rewind.positions)
+        if rewind.since is not None:
+            positions.update(await self.group.offsets_since(rewind.positions, rewind.since))
+        ours = self.pool.rewind(positions)
+        await self.group.seek(ours)
+        self.log.warning("reading again from %s", ours)
 
     # -- rebalances (called by the group) -------------------------------------------------------------------------
 

@@ -298,6 +298,24 @@ class GroupConsumer:
             found[tp] = answer
         return found
 
+    async def offsets_since(self, partitions: Iterable[TP], since: float, timeout: float = 10.0) -> dict[TP, int]:
+        """The offset of the first record at or after ``since`` (seconds since the epoch); the end if there is none.
+
+        Raises:
+            BrokerUnavailable: no answer within ``timeout`` seconds.
+        """
+        return await self._call(self._offsets_since, partitions, since, timeout)
+
+    def _offsets_since(self, partitions: Iterable[TP], since: float, timeout: float) -> dict[TP, int]:
+        wanted = [TopicPartition(tp.topic, tp.partition, int(since * 1000)) for tp in partitions]
+        try:
+            answer = self.raw.offsets_for_times(wanted, timeout)
+        except KafkaException as exc:
+            raise translate(kafka_error(exc), "asking for offsets by time") from exc
+        found = {TP(tp.topic, tp.partition): tp.offset for tp in answer}
+        ends = self._watermarks([tp for tp, offset in found.items() if offset < 0], timeout)
+        return {tp: offset if offset >= 0 else ends[tp][1] for tp, offset in found.items()}
+
     async def positions(self, partitions: Collection[TP]) -> dict[TP, int]:
         """The offset after the last record that ``consume`` returned; negative where nothing was returned yet."""
         return await self._call(self._positions, partitions)

@@ -1,0 +1,107 @@
+"""Cache sync: a batch handler that applies an entity's change events to its cache. Offsets are committed after applies.
+
+    from headwater_streams.cache_sync import sync_cache
+    sync_cache(app, EntityCache.from_env("flights"))
+
+A Redis that does not answer pauses the partition; nothing is lost or skipped. A Redis that forgot what was applied
+before (failed over, came back empty) makes the partition go back to where Redis stopped and replay; replay from any
+offset is safe because every apply is versioned.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from faust.types import TP
+
+from headwater_cache.changes import ApplyResult, Change, Position
+from headwater_cache.continuity import TopicPartition
+from headwater_cache.errors import ContinuityLost
+from headwater_cache.versions import log_version, version
+from headwater_schemas.errors import Unavailable
+from headwater_schemas.wire import change_topic
+from headwater_streams.app import StreamApp
+from headwater_streams.handlers.batch import RecordBatch, Rewind
+
+__all__ = ["sync_cache"]
+
+logger = logging.getLogger(__name__)
+
+
+class SyncedCache(Protocol):
+    """What is needed of a cache: the event path of ``EntityCache``."""
+
+    @property
+    def name(self) -> str: ...
+
+    def aapply_many(
+        self, changes: Sequence[Change], *, positions: Mapping[TopicPartition, int] | None = None
+    ) -> Awaitable[list[ApplyResult]]: ...
+
+    def amark_ready(self, partitions: Sequence[int], *, total: int) -> Awaitable[None]: ...
+
+
+def sync_cache(
+    app: StreamApp,
+    cache: SyncedCache,
+    *,
+    topic: str | None = None,
+    epoch: int | None = 0,
+    max_records: int = 500,
+) -> None:
+    """Keep ``cache`` equal to its change topic, by a handler of ``app``.
+
+    Args:
+        topic: default ``<cache name>.changes``.
+        epoch: view mode: the topic's epoch; a change's version is (epoch, offset), so raise it whenever the topic is
+            made anew or its partition count changes. ``None`` takes the versions that the events carry (cache mode).
+        max_records: events of one pipelined apply.
+    """
+    source = topic or change_topic(cache.name)
+
+    @app.batch_handler(source, name=f"cache-sync-{cache.name}", max_records=max_records)
+    async def apply(batch: RecordBatch) -> None:
+        positions = {TopicPartition(*batch.tp): batch.offsets[-1] + 1}
+        try:
+            await cache.aapply_many(list(_changes(batch, epoch)), positions=positions)
+        except ContinuityLost as lost:
+            logger.warning("%s: %s", cache.name, lost)
+            raise Rewind(
+                {TP(tp.topic, tp.partition): offset for tp, offset in lost.rewind.positions.items()},
+                since=lost.rewind.since,
+            ) from lost
+
+    @app.timer(1.0, name=f"cache-ready-{cache.name}")  # type: ignore[untyped-decorator]  # Faust's
+    async def mark_ready() -> None:
+        """Tell readers which partitions are applied to their end, so that a miss may mean not found."""
+        caught_up = [tp.partition for tp in await app.caught_up(source)]
+        total = app.partitions_of(source)
+        if caught_up and total:
+            try:
+                await cache.amark_ready(caught_up, total=total)
+            except Unavailable as exc:
+                logger.warning("%s: cannot say that the view is ready: %s", cache.name, exc)
+
+
+def _changes(batch: RecordBatch, epoch: int | None) -> Iterable[Change]:
+    topic, partition = batch.tp
+    for offset, key, event, stamp in zip(batch.offsets, batch.keys, batch.values, batch.timestamps, strict=True):
+        if event is not None:
+            yield _change(event, Position(topic, partition, offset), epoch)
+        elif key is not None and epoch is not None:
+            # Compaction may have removed the DELETE before its tombstone.
+            where = Position(topic, partition, offset)
+            yield Change(key, log_version(epoch, offset), None, position=where, occurred_at=stamp / 1000)
+
+
+def _change(event: Mapping[str, Any], where: Position, epoch: int | None) -> Change:
+    return Change(
+        key=event["key"],
+        version=version(event["version"]) if epoch is None else log_version(epoch, where.offset),
+        value=event["value"] if event["op"] == "UPSERT" else None,
+        schema_id=event["schema_id"] or 0,
+        position=where,
+        occurred_at=event["occurred_at"].timestamp(),
+    )
