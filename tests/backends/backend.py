@@ -30,7 +30,7 @@ class Embedded:
         self._stack = stack
 
     def up(self, *services: Service) -> Endpoints:
-        return self._stack.up(only=services)
+        return self._stack.up(*services)
 
 
 @contextmanager

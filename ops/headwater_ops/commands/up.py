@@ -31,7 +31,7 @@ def command(
     started = time.monotonic()
     with ProgressBar() as progress:
         stack = Stack(brokers=brokers, ports=ports.value, progress=progress)
-        endpoints = stack.up(timeout)
+        endpoints = stack.up(timeout=timeout)
     if as_json:
         print_json(endpoints)
     elif export:

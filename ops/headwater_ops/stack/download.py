@@ -22,7 +22,6 @@ __all__ = ["Downloads", "Progress", "Silent"]
 
 _PARALLEL = 8
 _ATTEMPTS = 4
-_BACKOFF = 0.5  # seconds before the second attempt; doubles
 _CHUNK = 1 << 17
 _UNPACKED = 1.2  # the registry's archive holds jars: unpacked it is hardly larger
 _PASSING = frozenset({408, 429, 500, 502, 503, 504})  # answers that another attempt may change
@@ -53,9 +52,10 @@ class Silent:
 class Downloads:
     """The artifacts kept in ``folder``. Safe to share between processes: one of them fetches, the others wait."""
 
-    def __init__(self, folder: Path, progress: Progress | None = None) -> None:
+    def __init__(self, folder: Path, progress: Progress | None = None, *, backoff: float = 0.5) -> None:
         self._folder = folder
         self._progress = progress or Silent()
+        self._backoff = backoff  # seconds before the second attempt; doubles
 
     def fetch(self, artifacts: Iterable[LockedArtifact]) -> list[Path]:
         """Paths of the artifacts, each verified against its SHA-256, in the order given. Blocks while downloading.
@@ -107,7 +107,7 @@ class Downloads:
         return False
 
     def _fetch(self, artifacts: list[LockedArtifact]) -> None:
-        with _Fetch(self._progress) as fetch, ThreadPoolExecutor(_PARALLEL) as pool:
+        with _Fetch(self._progress, self._backoff) as fetch, ThreadPoolExecutor(_PARALLEL) as pool:
             futures = [pool.submit(fetch, artifact, self._path(artifact)) for artifact in artifacts]
             try:
                 for future in as_completed(futures):
@@ -132,13 +132,14 @@ class Downloads:
 class _Fetch:
     """Fetches artifacts; called once per artifact, from several threads. jgo knows where artifacts live."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, backoff: float) -> None:
         from jgo.config import GlobalSettings
         from jgo.maven import MavenContext
 
         self._maven = MavenContext(remote_repos=GlobalSettings.load().repositories or None)
         self._client = httpx.Client(follow_redirects=True, timeout=30)
         self._progress = progress
+        self._backoff = backoff
         self._gave_up = threading.Event()
 
     def __enter__(self) -> Self:
@@ -173,7 +174,7 @@ class _Fetch:
                 self._append(artifact, partial)
                 return
             except (httpx.TransportError, _Interrupted) as exc:
-                if attempt + 1 == _ATTEMPTS or self._gave_up.wait(_BACKOFF * 2**attempt):
+                if attempt + 1 == _ATTEMPTS or self._gave_up.wait(self._backoff * 2**attempt):
                     raise DownloadFailed(
                         f"{artifact.coordinate} could not be downloaded ({exc}): check the network and run "
                         "headwater up again; it resumes where it broke off"

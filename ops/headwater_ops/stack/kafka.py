@@ -33,8 +33,11 @@ rootLogger.appenderRef.console.ref = console
 
 
 def new_cluster_id() -> str:
-    """A cluster id as Kafka makes them: 16 random bytes, base64."""
-    return base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
+    """A cluster id as Kafka makes them: a random UUID in base64 that is not taken for a command-line option."""
+    while True:
+        text = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
+        if not text.startswith("-"):
+            return text
 
 
 def cluster_nodes(bootstrap: str, timeout: float) -> frozenset[int]:

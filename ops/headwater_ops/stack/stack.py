@@ -87,12 +87,13 @@ class Stack:
     def __exit__(self, *exc_info: object) -> None:
         self.down()
 
-    def up(self, timeout: float = 120.0, *, only: Collection[Service] = SERVICES) -> Endpoints:
+    def up(self, *services: Service, timeout: float = 120.0) -> Endpoints:
         """Start what does not run and block until it serves. What runs already is left alone.
 
         Args:
+            services: ``kafka``, ``redis``, ``registry``; none means all. The addresses of services that were never
+                started are returned too, but nobody listens there.
             timeout: seconds each part may take to become ready; downloads do not count.
-            only: the services to start; the others keep the addresses that are returned, but nobody listens there.
 
         Raises:
             UsageError: PortTaken, NoServer, StateMismatch: fix it first.
@@ -100,17 +101,18 @@ class Stack:
         """
         with self._exclusive():
             check_space(self.state_dir, _STATE_BYTES, "HEADWATER_STATE_DIR")
-            self._download(only)
+            wanted = services or SERVICES
+            self._download(wanted)
             for attempt in range(_PORT_ATTEMPTS):
                 layout = self._laid_out()
                 try:
                     parts = self._parts(layout).values()
-                    self._start_all([part for part in parts if part.service in only], timeout)
+                    self._start_all([part for part in parts if part.service in wanted], timeout)
                     break
                 except PortTaken:  # somebody was quicker than we
                     if self._ports == "usual" or attempt + 1 == _PORT_ATTEMPTS:
                         raise
-            if "kafka" in only:
+            if "kafka" in wanted:
                 self._await_cluster(layout, timeout)
         return Endpoints.of(layout)
 
