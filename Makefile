@@ -78,3 +78,9 @@ docs: setup ## build the documentation into site/, with warnings as errors
 
 chart-readme: setup ## write the chart's README from its values and their schema
 	@$(BIN)/python docs/hooks/chart.py > helm/headwater/README.md
+
+# --- producers ---------------------------------------------------------------------------------------------------
+.PHONY: bench-emit
+
+bench-emit: setup ## emit against the bare loop and other clients (ARGS="--json")
+	@$(BIN)/python bench/emit.py $(ARGS)

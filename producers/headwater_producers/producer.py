@@ -141,7 +141,7 @@ class EventProducer:
         delivery = Delivery(route, event_id)
         client = route.client
         try:
-            client.produce(topic, payload, raw_key, on_delivery=delivery.settle, headers=record_headers)
+            client.produce(topic, payload, raw_key, ANY_PARTITION, delivery.settle, None, 0, record_headers)
         except BufferError:
             client.produce_when_room(topic, payload, raw_key, record_headers, ANY_PARTITION, delivery.settle)
         except KafkaException as exc:
@@ -181,7 +181,7 @@ class EventProducer:
         client = self._client
         where = ANY_PARTITION if partition is None else partition
         try:
-            client.produce(topic, value, key, where, on_delivery=on_delivery, headers=headers)
+            client.produce(topic, value, key, where, on_delivery, None, 0, headers)
         except BufferError:
             client.produce_when_room(topic, value, key, headers or [], where, on_delivery)
         except KafkaException as exc:

@@ -33,6 +33,7 @@ class Route:
         "client",
         "compacted",
         "encode",
+        "failed_so_far",
         "failures",
         "last_acked",
         "orphaned",
@@ -47,6 +48,7 @@ class Route:
         self.orphaned = False
         self.ce_type = (CE_TYPE, topic)
         self.acked = 0
+        self.failed_so_far = 0
         self.failures: list[HeadwaterError] = []
         self.last_acked: Any = None
         acked: RecordOutcome = "acked"
@@ -59,6 +61,7 @@ class Route:
         """The error of a record that failed, taken down for the next ``report``."""
         failure = translate(error, self.topic, last=self.client.last_error)
         self.failures.append(failure)
+        self.failed_so_far += 1
         return failure
 
     def report(self) -> list[HeadwaterError]:

@@ -166,3 +166,16 @@ def test_an_idle_producer_costs_next_to_nothing(topic: str, producer: EventProdu
     before = time.process_time()
     time.sleep(1)
     assert time.process_time() - before < 0.1
+
+
+def test_a_report_handler_that_raises_does_not_hit_whoever_polls(
+    topic: str, producer: EventProducer, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_error: object, _message: object) -> None:
+        raise ValueError("broken handler")
+
+    producer.emit_raw(topic, b"x", on_delivery=broken)
+    producer.flush(20)
+
+    assert producer.emit(topic, order(1)).result(20).state == "acked"
+    assert any("broken handler" in str(record.exc_info) for record in caplog.records)
