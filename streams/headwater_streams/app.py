@@ -11,7 +11,7 @@ uvloop and the health endpoints.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import faust
@@ -28,15 +28,17 @@ from headwater_schemas.registry import Registry
 from headwater_schemas.settings import Environment, RegistrySettings
 from headwater_schemas.wire import CE_TYPE, TRACEPARENT
 from headwater_streams.handlers.agent import BatchChannel, agent_body
-from headwater_streams.handlers.batch import BatchRunner
+from headwater_streams.handlers.batch import BatchRunner, Rewind
 from headwater_streams.handlers.context import EventContext
-from headwater_streams.handlers.emitter import Outlet
+from headwater_streams.handlers.emitter import Outlet, Prepare
 from headwater_streams.handlers.failure import header
 from headwater_streams.handlers.family import Family
+from headwater_streams.handlers.fences import reading_fences
 from headwater_streams.handlers.message import Headers
 from headwater_streams.handlers.policy import Retry
 from headwater_streams.handlers.pool import HandlerPool
 from headwater_streams.handlers.runner import Runner
+from headwater_streams.handlers.settler import PartitionControl
 from headwater_streams.handlers.spec import HandlerSpec
 from headwater_streams.metrics import HandlerMetrics, WorkerMetrics
 from headwater_streams.transport.consumer import Consumer
@@ -88,7 +90,7 @@ class StreamApp(faust.App):
             "topic_disable_leader": True,
             "topic_replication_factor": 1,
             "web_bind": host,
-            "web_port": int(port),
+            "web_port": int(port) or 6066,  # Faust takes no port 0
             "store": "memory://",
         }
         self.specs: list[HandlerSpec] = []
@@ -229,13 +231,24 @@ class StreamApp(faust.App):
         envelope = Envelope(self.conf.id, self.clock)
         for spec in self.specs:
             for topic in spec.topics:
-                self._runners[spec.name, topic] = self._runner(spec, families[topic], envelope, consumer)
+                runner = self._runners[spec.name, topic] = self.new_runner(
+                    spec,
+                    families[topic],
+                    codec=self.codec,
+                    outlet=self._outlet(),
+                    prepare=self.preparing(envelope, self.codec),
+                    control=consumer.group,
+                    clock=self.clock,
+                    on_crash=self._crash_soon,
+                    on_rewind=consumer.rewind,
+                )
+                self.worker_metrics.watch(runner)
         self.pool = consumer.pool = HandlerPool(
-            consumer.transport.kafka,
             consumer.group,
             [(self._runners[key], channel) for key, channel in self._channels.items()],
             self.worker_metrics,
             self._crash_soon,
+            reading_fences(consumer.transport.kafka),
         )
 
     async def _families(self, consumer: Consumer) -> dict[str, Family]:
@@ -266,42 +279,49 @@ class StreamApp(faust.App):
         )
         return families
 
-    def _runner(
-        self, spec: HandlerSpec, family: Family, envelope: Envelope, consumer: Consumer
+    def new_runner(
+        self,
+        spec: HandlerSpec,
+        family: Family,
+        *,
+        codec: Codec,
+        outlet: Outlet,
+        prepare: Prepare,
+        control: PartitionControl,
+        clock: Clock,
+        on_crash: Callable[[BaseException], None],
+        on_rewind: Callable[[Rewind], Awaitable[None]],
     ) -> Runner | BatchRunner:
-        metrics = HandlerMetrics(spec.name, family.topic)
+        """The runner of one handler on one topic, on whatever log the arguments stand for."""
         known = any(declared.name == family.topic for declared in self.catalogue.topics())
         common: dict[str, Any] = {
-            "decode": self.codec.decoder(family.topic if known else None, spec.value_type),
-            "schemas": self.codec,
-            "outlet": self._outlet(),
-            "prepare": self._prepare(envelope),
-            "control": consumer.group,
-            "clock": self.clock,
-            "metrics": metrics,
-            "on_crash": self._crash_soon,
+            "decode": codec.decoder(family.topic if known else None, spec.value_type),
+            "schemas": codec,
+            "outlet": outlet,
+            "prepare": prepare,
+            "control": control,
+            "clock": clock,
+            "metrics": HandlerMetrics(spec.name, family.topic),
+            "on_crash": on_crash,
         }
-        runner = (
-            BatchRunner(spec, family, on_rewind=consumer.rewind, **common)
-            if spec.batch
-            else Runner(spec, family, **common)
-        )
-        self.worker_metrics.handlers.append((metrics, lambda: runner.in_flight, lambda: runner.fenced_keys))
-        return runner
+        if spec.batch:
+            return BatchRunner(spec, family, on_rewind=on_rewind, **common)
+        return Runner(spec, family, **common)
 
     def _outlet(self) -> Outlet:
         producer = self.producer
         assert isinstance(producer, Producer)
         return producer.started_sender()
 
-    def _prepare(self, envelope: Envelope) -> Callable[[EventContext, str, Any, Headers | None], Any]:
+    @staticmethod
+    def preparing(envelope: Envelope, codec: Codec) -> Prepare:
         """Encodes what a handler emits and makes its headers: a new id, our name, the trace of the record."""
         encoders: dict[str, Any] = {}
 
         def prepare(event: EventContext, topic: str, value: Any, extra: Headers | None) -> tuple[bytes | None, Headers]:
             encode = encoders.get(topic)
             if encode is None:
-                encode = encoders[topic] = self.codec.encoder(topic)
+                encode = encoders[topic] = codec.encoder(topic)
             headers: Any = envelope.headers(envelope.new_id(next(envelope.numbers)), (CE_TYPE, topic))
             trace = header(event.message.headers(), TRACEPARENT)
             if trace is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 from faust.types import TP
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -117,6 +117,18 @@ class HandlerMetrics:
         self.delays.setdefault(tier, Histogram()).observe(max(0.0, seconds))
 
 
+class Watched(Protocol):
+    """A runner, as far as its figures go."""
+
+    metrics: HandlerMetrics
+
+    @property
+    def in_flight(self) -> int: ...
+
+    @property
+    def fenced_keys(self) -> int: ...
+
+
 class WorkerMetrics(Collector):
     """Every handler of one worker, as Prometheus samples.
 
@@ -132,6 +144,10 @@ class WorkerMetrics(Collector):
         self.assigned: Callable[[], int] = int
         self.rebalances = 0
         self.rebalance_seconds = Histogram()
+
+    def watch(self, runner: Watched) -> None:
+        """Show this runner's figures from now on."""
+        self.handlers.append((runner.metrics, lambda: runner.in_flight, lambda: runner.fenced_keys))
 
     def describe(self) -> Iterable[Metric]:
         """Nothing to describe before the first scrape: the names are in ``MetricName``."""

@@ -166,6 +166,14 @@ class BatchRunner:
         """None: a batch handler keeps order by waiting."""
         return 0
 
+    @property
+    def busy(self) -> bool:
+        """Whether something of it may still happen."""
+        return bool(self._tasks or self._settler.moving or self._emitter.owing)
+
+    def ring(self) -> None:
+        """Nothing waits by a clock here."""
+
     def activate(self, partition: int, fences: Fences) -> None:
         """Accept records of this partition."""
         self._epochs[partition] = b"batch"

@@ -85,6 +85,11 @@ class Emitter:
         else:
             self._owing[event] = tp
 
+    @property
+    def owing(self) -> int:
+        """Records that wait for acknowledgements."""
+        return len(self._owing)
+
     def owes(self, partitions: Collection[TP]) -> bool:
         """Whether a record of these partitions waits for acknowledgements."""
         return any(tp in partitions for tp in self._owing.values())

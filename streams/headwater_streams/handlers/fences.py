@@ -10,7 +10,8 @@ with another mark, comes from a worker that had already lost the partition; see 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 from typing import cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -24,7 +25,7 @@ from headwater_streams.handlers.family import Family
 from headwater_streams.handlers.message import Message
 from headwater_streams.transport.errors import kafka_error, translate
 
-__all__ = ["Fences", "read_fences"]
+__all__ = ["Fences", "read_fences", "reading_fences"]
 
 _IDLE_POLLS = 50
 
@@ -43,6 +44,17 @@ class Fences:
         """Count one record."""
         keys = (self.parked if parked else self.retrying).setdefault(handler, {})
         keys[key] = keys.get(key, 0) + 1
+
+
+def reading_fences(
+    kafka: KafkaSettings, isolation: str = "read_committed"
+) -> Callable[[Family, int, Mapping[TP, tuple[int, int]]], Awaitable[Fences]]:
+    """``read_fences`` of these brokers, off the loop."""
+
+    async def read(family: Family, partition: int, ranges: Mapping[TP, tuple[int, int]]) -> Fences:
+        return await asyncio.to_thread(read_fences, kafka, family, partition, ranges, isolation)
+
+    return read
 
 
 def read_fences(

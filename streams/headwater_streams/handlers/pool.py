@@ -4,29 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from time import perf_counter
 from typing import Protocol
 
 from faust.types import TP
 
 from headwater_schemas.errors import HeadwaterError
-from headwater_schemas.settings import KafkaSettings
 from headwater_streams.handlers.agent import BatchChannel
 from headwater_streams.handlers.family import Family
-from headwater_streams.handlers.fences import Fences, read_fences
+from headwater_streams.handlers.fences import Fences
 from headwater_streams.handlers.message import Message
 from headwater_streams.metrics import WorkerMetrics
 
-__all__ = ["HandlerPool", "HandlerRunner", "Membership"]
+__all__ = ["HandlerPool", "HandlerRunner", "Membership", "ReadFences"]
 
 logger = logging.getLogger(__name__)
+
+
+ReadFences = Callable[[Family, int, Mapping[TP, tuple[int, int]]], Awaitable[Fences]]
 
 
 class HandlerRunner(Protocol):
     """What the pool needs of a runner, whether it takes records one by one or in batches."""
 
     family: Family
+
+    @property
+    def busy(self) -> bool: ...
+
+    def ring(self) -> None: ...
 
     def start(self) -> None: ...
 
@@ -67,26 +74,26 @@ class HandlerPool:
     """Routes batches to runners and answers rebalances. Belongs to the event loop's thread.
 
     Args:
+        runners: each with the agent's channel by which batches reach it; ``None`` feeds it directly.
+        fences: reads what waits on Kafka of one partition.
         hold: seconds for which a batch may wait for its handler before the handler's partitions are paused, so that
             others go on. Short waits are cheaper than a pause, which drops what was fetched ahead.
     """
 
     def __init__(
         self,
-        kafka: KafkaSettings,
         group: Membership,
-        runners: Sequence[tuple[HandlerRunner, BatchChannel]],
+        runners: Sequence[tuple[HandlerRunner, BatchChannel | None]],
         metrics: WorkerMetrics,
         on_crash: Callable[[BaseException], None],
+        fences: ReadFences,
         *,
-        isolation: str = "read_committed",
         hold: float = 0.25,
     ) -> None:
-        self._kafka = kafka
         self._group = group
         self._metrics = metrics
         self._on_crash = on_crash
-        self._isolation = isolation
+        self._fences = fences
         self._hold = hold
         self._channels = {id(runner): channel for runner, channel in runners}
         self.runners = [runner for runner, _ in runners]
@@ -137,7 +144,12 @@ class HandlerPool:
             for runner in self._by_topic[batch[0].topic]:
                 fed.setdefault(id(runner), (runner, []))[1].append(batch)
         for runner, share in fed.values():
-            await self._channels[id(runner)].hand_over(share)
+            channel = self._channels[id(runner)]
+            if channel is not None:
+                await channel.hand_over(share)
+                continue
+            for tp, messages in share:
+                runner.feed(tp, messages)
         for runner, _ in fed.values():
             if id(runner) in self._blocked:
                 continue
@@ -182,9 +194,7 @@ class HandlerPool:
                 committed = await self._group.committed(siblings)
                 marks = await self._group.watermarks(returning)
                 ranges = {tp: (max(committed[tp] or 0, low), high) for tp, (low, high) in marks.items()}
-                fences = await asyncio.to_thread(
-                    read_fences, self._kafka, family, main.partition, ranges, self._isolation
-                )
+                fences = await self._fences(family, main.partition, ranges)
                 break
             except HeadwaterError as exc:
                 logger.warning("%s[%d] cannot start yet: %s", main.topic, main.partition, exc)
@@ -242,6 +252,14 @@ class HandlerPool:
                 runner.reset(tp, offset)
             self._committed.pop(tp, None)
         return ours
+
+    def runs(self, tp: TP) -> bool:
+        """Whether records of ``tp`` may be fed."""
+        return TP(self._family_of[tp.topic].topic, tp.partition) in self._active
+
+    def committable(self) -> dict[TP, int]:
+        """Of every partition that is ours: the offset up to which all is settled."""
+        return self._lowest(self._assigned)
 
     def settled(self, topic: str) -> dict[TP, int]:
         """Where each of our partitions of ``topic`` stands: every record before is settled."""

@@ -124,6 +124,11 @@ class Returns:
             loop = asyncio.get_running_loop()
             self._timers[tier] = loop.call_later(max(0.0, due - self._clock.time()), self.ring, tier)
 
+    def ring_all(self) -> None:
+        """Look at every tier now."""
+        for tier in self._heaps:
+            self.ring(tier)
+
     def ring(self, tier: str) -> None:
         """A tier's timer: let go what is due."""
         now = self._clock.time()

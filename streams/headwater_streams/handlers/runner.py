@@ -152,6 +152,15 @@ class Runner:
         """Keys whose new records are parked because older ones are on Kafka."""
         return sum(1 for lane in self._lanes.values() if isinstance(lane, Lane) and lane.fenced)
 
+    @property
+    def busy(self) -> bool:
+        """Whether something of it may still happen without a clock: a handler, a send, an acknowledgement."""
+        return len(self._workers) > len(self._idle) or bool(self._settler.moving or self._ready or self._emitter.owing)
+
+    def ring(self) -> None:
+        """Let go the retries that are due by the clock; the timers do it too, on the loop's own time."""
+        self._returns.ring_all()
+
     # -- partitions -----------------------------------------------------------------------------------------------
 
     def activate(self, partition: int, fences: Fences) -> None:

@@ -1,0 +1,118 @@
+"""Random histories on the memory log: failing handlers, delays, crashes at any moment, late commits.
+
+Whatever happens: every record is done or dead, per key the first effects come in order, and only what must die dies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+import pytest
+from faust.types import TP
+from hypothesis import HealthCheck, given, note, settings
+from hypothesis import strategies as st
+
+from headwater_streams import Retry
+from headwater_streams.handlers.failure import header
+from headwater_streams.testing import StreamKit
+from streams.orders import TOPIC, first_seen, memory_app, order
+
+KEYS = ("a", "b", "c")
+
+
+class History:
+    """One run. Effects, failures and deaths are recorded outside of the engine."""
+
+    def __init__(self, seed: int, *, records: int, failing: float, hopeless: float, partitions: int) -> None:
+        self.random = random.Random(seed)
+        self.effects: list[tuple[str, int]] = []
+        self.sent: dict[str, list[int]] = {}
+        self.records = records
+        self.partitions = partitions
+        self.budget = {
+            number: self.random.choice((1, 1, 2)) for number in range(records) if self.random.random() < failing
+        }
+        self.hopeless = {number for number in range(records) if self.random.random() < hopeless}
+        self.kit = StreamKit(self._app(), partitions=partitions, batch=self.random.choice((1, 3, 50)))
+
+    def _app(self) -> Any:
+        app = memory_app()
+
+        @app.handler(TOPIC, retry=Retry("1s", "5s"), concurrency=self.random.choice((1, 2, 10)), max_waiting=5)
+        async def bill(value: dict[str, Any]) -> None:
+            number = value["number"]
+            for _ in range(self.random.choice((0, 0, 1, 3))):
+                await asyncio.sleep(0)
+            if number in self.hopeless:
+                raise ValueError("hopeless")
+            if self.budget.get(number, 0):
+                self.budget[number] -= 1
+                raise ValueError("not now")
+            self.effects.append((value["key"], number))
+
+        return app
+
+    async def run(self) -> None:
+        await self.kit.start()
+        for number in range(self.records):
+            key = self.random.choice(KEYS)
+            self.sent.setdefault(key, []).append(number)
+            self.kit.send(TOPIC, order(key, number), key=key)
+            await self._something()
+        for _ in range(40 + 10 * self.records):
+            await self.kit.advance("1s")
+            await self.kit.commit()
+            if self._all_committed():
+                break
+        await self.kit.crash()
+
+    def _all_committed(self) -> bool:
+        return all(
+            self.kit.broker.offsets.get(tp, 0) == len(log)
+            for topic, logs in self.kit.broker.topics.items()
+            for tp, log in ((TP(topic, number), log) for number, log in enumerate(logs))
+            if not topic.endswith(".dlt") and topic.startswith(TOPIC)
+        )
+
+    async def _something(self) -> None:
+        """A step of the world: run a little, turn the clock, commit, or die."""
+        dice = self.random.random()
+        if dice < 0.5:
+            for _ in range(self.random.randrange(12)):
+                await self.kit._fetch()
+                await asyncio.sleep(0)
+        elif dice < 0.6:
+            self.kit.clock.advance(self.random.choice((0.2, 1.0, 6.0)))
+            self.kit._ring()
+        elif dice < 0.75:
+            await self.kit.commit()
+        elif dice < 0.85:
+            await self.kit.crash()
+            await self.kit.start()
+
+    def dead(self) -> set[int]:
+        decode = self.kit.codec.decoder(TOPIC)
+        return {decode(message.value())["number"] for message in self.kit.dead_letters(TOPIC)}
+
+    def check(self) -> None:
+        assert self._all_committed(), "the group did not come to the end of its topics"
+        assert self.dead() == self.hopeless
+        seen = first_seen(self.effects)
+        for key, numbers in self.sent.items():
+            assert seen.get(key, []) == [number for number in numbers if number not in self.hopeless], key
+        for message in self.kit.dead_letters(TOPIC):
+            assert header(message.headers(), "hw-reason") == b"handler"
+
+
+@pytest.mark.parametrize("partitions", [1, 3])
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+def test_order_and_settling_survive_failures_and_crashes(partitions: int, seed: int) -> None:
+    note(f"seed {seed}")
+    history = History(seed, records=25, failing=0.25, hopeless=0.05, partitions=partitions)
+    asyncio.run(history.run())
+    history.check()
