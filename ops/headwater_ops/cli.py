@@ -58,14 +58,11 @@ def _build(verbs: Iterable[str], options: _Options) -> typer.Typer:
     @app.callback()
     def root(
         debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from.")] = False,
-        version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+        version: Annotated[
+            bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+        ] = False,
     ) -> None:
         options.debug = debug
-        if version:
-            from importlib.metadata import version as installed
-
-            typer.echo(f"headwater {installed('headwater-ops')}")
-            raise typer.Exit
 
     for verb in verbs:
         module = import_module(f"{commands.__name__}.{verb}")
@@ -74,6 +71,14 @@ def _build(verbs: Iterable[str], options: _Options) -> typer.Typer:
         else:
             app.command(verb)(module.command)
     return app
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"headwater {version('headwater-ops')}")
+        raise typer.Exit
 
 
 if __name__ == "__main__":

@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, Self
 
-import httpx
-
 from headwater_ops.stack.errors import DownloadFailed, HashMismatch, check_space, translated
 from headwater_ops.stack.lock import LockedArtifact
 
@@ -133,11 +131,14 @@ class _Fetch:
     """Fetches artifacts; called once per artifact, from several threads. jgo knows where artifacts live."""
 
     def __init__(self, progress: Progress, backoff: float) -> None:
+        # Imported here, as they take a while and a stack whose artifacts are cached needs none of them.
+        import httpx
         from jgo.config import GlobalSettings
         from jgo.maven import MavenContext
 
         self._maven = MavenContext(remote_repos=GlobalSettings.load().repositories or None)
         self._client = httpx.Client(follow_redirects=True, timeout=30)
+        self._passing = (httpx.TransportError, _Interrupted)
         self._progress = progress
         self._backoff = backoff
         self._gave_up = threading.Event()
@@ -173,7 +174,7 @@ class _Fetch:
             try:
                 self._append(artifact, partial)
                 return
-            except (httpx.TransportError, _Interrupted) as exc:
+            except self._passing as exc:
                 if attempt + 1 == _ATTEMPTS or self._gave_up.wait(self._backoff * 2**attempt):
                     raise DownloadFailed(
                         f"{artifact.coordinate} could not be downloaded ({exc}): check the network and run "

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-import httpx
-
 from headwater_ops.stack.download import Downloads
 from headwater_ops.stack.java import JVM_FLAGS, find_java
 from headwater_ops.stack.lock import load_lock
@@ -58,6 +56,8 @@ class Registry(Part):
         }
 
     def is_ready(self) -> bool:
+        import httpx
+
         try:
             return httpx.get(f"{self.url}/subjects", timeout=1.0, trust_env=False).status_code == 200
         except httpx.TransportError:
