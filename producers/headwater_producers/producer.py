@@ -15,6 +15,7 @@ from confluent_kafka import KafkaException
 from headwater_producers.border import translate
 from headwater_producers.client import ANY_PARTITION, Client, OnDelivery
 from headwater_producers.delivery import Delivery
+from headwater_producers.encoding import event_encoder
 from headwater_producers.envelope import Envelope, Header
 from headwater_producers.errors import DeliveryPending
 from headwater_producers.route import Route
@@ -270,7 +271,7 @@ class EventProducer:
     def _open_route(self, topic: str) -> Route:
         """The way to a topic, made at its first use."""
         spec = self._catalogue.topic(topic)
-        encode = self._codec.encoder(topic)
+        encode = event_encoder(self._codec, topic)
         route = Route(self._client, topic, encode, compacted="compact" in spec.cleanup)
         return self._routes.setdefault(topic, route)
 
