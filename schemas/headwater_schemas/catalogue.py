@@ -34,7 +34,7 @@ from fastavro.schema import SchemaParseException, UnknownType
 from headwater_schemas.durations import Duration, format_duration, seconds
 from headwater_schemas.errors import UnknownSchema, UnknownTopic, UsageError
 from headwater_schemas.settings import Environment
-from headwater_schemas.soundness import unsound
+from headwater_schemas.soundness import misread_default, unsound
 from headwater_schemas.wire import check_topic_name, dead_letter_topic, retry_topic
 
 __all__ = [
@@ -266,11 +266,13 @@ def _checked_schema(schema: Any, where: str) -> Schema:
         raise UsageError(f'{where}: the value of a topic is an Avro record: {{"type": "record", "name": …}}')
     try:
         fastavro.parse_schema(schema)
-        problem = unsound(schema)
+        problem, misread = unsound(schema), misread_default(schema)
     except (SchemaParseException, UnknownType, KeyError, TypeError, AttributeError, ValueError) as exc:
         raise UsageError(f"{where}: not an Avro schema: {type(exc).__name__}: {exc}") from exc
     if problem is not None:
         raise UsageError(f"{where}: {problem}; bytes of such a schema can crash a reader: reshape it")
+    if misread is not None:
+        raise UsageError(f"{where}: {misread}: only null, plain values, [] and {{}} can be defaults: make it nullable")
     return schema
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from io import BytesIO
-from typing import Any, Final, TypeVar, overload
+from typing import Any, Final, Protocol, TypeVar, overload
 
 import fastavro
 import msgspec
@@ -28,11 +28,23 @@ from headwater_schemas.soundness import unsound
 from headwater_schemas.value_types import NATIVE, value_type
 from headwater_schemas.wire import PREFIX_BYTES, frame, schema_id_of, subject_of
 
-__all__ = ["Codec", "Decoder", "Encoder"]
+__all__ = ["Codec", "Decoder", "Encoder", "TypedDecoder"]
 
 Encoder = Callable[[Mapping[str, Any] | msgspec.Struct], bytes]
 Decoder = Callable[[bytes | None], Any]
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class TypedDecoder(Protocol[T_co]):
+    """A decoder that gives instances of a type, and ``None`` for a tombstone only."""
+
+    @overload
+    def __call__(self, value: bytes, /) -> T_co: ...
+    @overload
+    def __call__(self, value: None, /) -> None: ...
+    @overload
+    def __call__(self, value: bytes | None, /) -> T_co | None: ...
 
 
 class Codec:
@@ -101,9 +113,9 @@ class Codec:
     @overload
     def decoder(self, reader: str | Schema | None = None, type: None = None) -> Decoder: ...
     @overload
-    def decoder(self, reader: str | Schema | None, type: type[T]) -> Callable[[bytes | None], T | None]: ...
+    def decoder(self, reader: str | Schema | None, type: type[T]) -> TypedDecoder[T]: ...
     @overload
-    def decoder(self, reader: str | Schema | None = None, *, type: type[T]) -> Callable[[bytes | None], T | None]: ...
+    def decoder(self, reader: str | Schema | None = None, *, type: type[T]) -> TypedDecoder[T]: ...
 
     def decoder(self, reader: str | Schema | None = None, type: type[Any] | None = None) -> Decoder:  # noqa: A002
         """A decoder of framed values. Keep it: it remembers how to read each schema id.

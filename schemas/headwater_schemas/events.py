@@ -28,6 +28,10 @@ __all__ = [
     "LegKind",
     "Plane",
     "RouteTotals",
+    "Task",
+    "TaskCancelRequested",
+    "TaskState",
+    "TaskSubmitted",
     "WeatherObserved",
 ]
 
@@ -350,6 +354,98 @@ class Plane(msgspec.Struct, frozen=True, kw_only=True):
     """Average cruising speed, miles per hour."""
     engine: str
     """Kind of engine, e.g. Turbo-fan."""
+
+
+class TaskState(StrEnum):
+    """Where a task stands."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    RETRY_WAIT = "RETRY_WAIT"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    DEAD = "DEAD"
+    CANCELLED = "CANCELLED"
+    EXPIRED = "EXPIRED"
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True):
+    """State of one task: the value of a change event on task.changes."""
+
+    id: str
+    """The task."""
+    type: str
+    """Which function runs it."""
+    state: TaskState
+    """Where it stands. The last five are terminal for a run."""
+    run: int
+    """1, then one more for each retry by hand."""
+    attempt: int
+    """Which call of the function in this run, from 1; 0 before the first."""
+    step: int
+    """Orders the states of an attempt; see the version of the change event."""
+    partition: int
+    """Where its submission stands on the topic tasks."""
+    offset: int
+    """Offset of its submission there."""
+    submitted_at: datetime.datetime
+    """When this run was submitted."""
+    due_at: datetime.datetime | None = None
+    """When it is to be run (PENDING) or tried again (RETRY_WAIT); null: as soon as a worker is free."""
+    deadline: datetime.datetime | None = None
+    """Not to be run after."""
+    started_at: datetime.datetime | None = None
+    """When the last attempt began."""
+    finished_at: datetime.datetime | None = None
+    """When it ended."""
+    progress: float | None = None
+    """What the function reported, 0 to 1."""
+    message: str | None = None
+    """What the function said with it, or why it was cancelled."""
+    result: bytes | None = None
+    """What the function returned: JSON, UTF-8."""
+    error: str | None = None
+    """Class and message of the last error; the stack is with the dead letter."""
+    idempotency_key: str | None = None
+    """The submitter's."""
+    worker: str | None = None
+    """Who runs or ran it: group and host."""
+
+
+class TaskCancelRequested(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody wants a run of a task cancelled; keyed by task id."""
+
+    id: str
+    """The task; also the record's key."""
+    run: int
+    """The run that is meant, and those before it; a later retry is not cancelled."""
+    requested_at: datetime.datetime
+    """When."""
+    reason: str | None = None
+    """Why, for people."""
+
+
+class TaskSubmitted(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody wants a task run: one record per run, keyed by task id. A task that is retried by hand gets a record
+    with the next run.
+    """
+
+    id: str
+    """The task; also the record's key. Derived from the idempotency key where there is one."""
+    type: str
+    """Which function runs it, e.g. invoice.render."""
+    run: int
+    """1, then one more for each retry by hand."""
+    payload: bytes
+    """What the function is given: JSON, UTF-8."""
+    submitted_at: datetime.datetime
+    """When this run was submitted."""
+    due_at: datetime.datetime | None = None
+    """Not to be run before; null: at once."""
+    deadline: datetime.datetime | None = None
+    """Not to be run after, nor to be still running; null: no limit."""
+    idempotency_key: str | None = None
+    """The submitter's; the same key and type is the same task."""
 
 
 class WeatherObserved(msgspec.Struct, frozen=True, kw_only=True):

@@ -153,7 +153,7 @@ class _Module:
         if isinstance(schema, list):
             return self._default(where, schema[0], value)
         if isinstance(schema, str):
-            return "default", "b" + _quoted(value, "latin-1") if schema == "bytes" else _literal(where, value)
+            return "default", _literal(where, value)
         kind = schema["type"]
         if kind == "enum":
             return "default", f"{schema['name']}.{value}"
@@ -161,9 +161,7 @@ class _Module:
             return "default_factory", "list" if kind == "array" else "dict"
         if isinstance(kind, str) and kind in _PRIMITIVES and "logicalType" not in schema:
             return self._default(where, kind, value)
-        raise UsageError(
-            f"{where}: a default of {value!r} has no Python source here: use null, a scalar or an empty list"
-        )
+        raise _no_source(where, value)
 
 
 def _literal(where: str, value: Any) -> str:
@@ -174,16 +172,16 @@ def _literal(where: str, value: Any) -> str:
     raise _no_source(where, value)
 
 
-def _quoted(text: str, encoding: str | None = None) -> str:
+def _quoted(text: str) -> str:
     """A literal in the quotes that need fewer escapes, double ones first: as formatters write it."""
     quote = "'" if text.count('"') > text.count("'") else '"'
-    return quote + "".join(_escaped(character, quote, encoding) for character in text) + quote
+    return quote + "".join(_escaped(character, quote) for character in text) + quote
 
 
-def _escaped(character: str, quote: str, encoding: str | None) -> str:
+def _escaped(character: str, quote: str) -> str:
     if character in "'\"":
         return f"\\{character}" if character == quote else character
-    return repr(character.encode(encoding))[2:-1] if encoding else repr(character)[1:-1]
+    return repr(character)[1:-1]
 
 
 def _no_source(where: str, value: Any) -> UsageError:

@@ -77,12 +77,14 @@ def _label(revision: str) -> str:
 
 def _catalogue_at(folder: Path, revision: str) -> Catalogue | None:
     """``None`` when there were no contracts yet."""
+    root = Path((_git(folder, "rev-parse", "--show-toplevel") or b"").decode().strip())
     prefix = (_git(folder, "rev-parse", "--show-prefix") or b"").decode().strip()
-    listed = _git(folder, "ls-tree", "--name-only", f"{revision}:{prefix}", check=False)
+    # From the root: in a subfolder git takes paths, also those inside the named tree, as relative to it.
+    listed = _git(root, "ls-tree", "--name-only", f"{revision}:{prefix}", check=False)
     if listed is None or b"topics.toml" not in listed.split(b"\n"):
         return None
     paths = [name for name in ("topics.toml", "contracts") if name.encode() in listed.split(b"\n")]
-    archive = _git(folder, "archive", "--format=tar", f"{revision}:{prefix}", *paths) or b""
+    archive = _git(root, "archive", "--format=tar", f"{revision}:{prefix}", *paths) or b""
     with tempfile.TemporaryDirectory() as directory:
         with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
             tar.extractall(directory, filter="data")

@@ -1,10 +1,13 @@
-"""Which Avro schemas can be read from hostile bytes at all: checked once per schema, so that no record needs to be.
+"""What a schema must not be, checked once per schema, so that no record needs to be.
 
-Two shapes let a few bytes take a process down inside the Avro library, where no error can be caught:
+Two shapes let a few hostile bytes take a process down inside the Avro library, where no error can be caught:
 
 - a type that contains itself: 40 kB of ``[1, [1, [1, …`` overflow the C stack of fastavro's reader (a crash, seen with
   1.13);
 - an array whose items take no bytes (null, an empty record, a fixed of 0): nine bytes announce 2^62 of them.
+
+And a contract of ours must not have defaults that fastavro reads back as they stand in the JSON, text for bytes and
+numbers for dates: readers would get a type that the field does not have.
 """
 
 from __future__ import annotations
@@ -12,8 +15,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["unsound"]
+__all__ = ["misread_default", "unsound"]
 
+_PLAIN = frozenset({"null", "boolean", "int", "long", "float", "double", "string"})
 _PRIMITIVES = frozenset({"null", "boolean", "int", "long", "float", "double", "bytes", "string"})
 _NAMED = frozenset({"record", "error", "enum", "fixed"})
 
@@ -24,6 +28,38 @@ def unsound(schema: Any) -> str | None:
     The schema is taken to be valid Avro.
     """
     return _Walk().problem(schema, "")
+
+
+def misread_default(schema: Any) -> str | None:
+    """The first field whose default a reader would get in another type than the field's; ``None`` when there is none.
+
+    Safe are null, numbers, booleans and text of a plain type, an enum's symbol, and an empty array or map.
+    """
+    if isinstance(schema, list):
+        return next(filter(None, map(misread_default, schema)), None)
+    if not isinstance(schema, dict):
+        return None
+    for field in schema.get("fields", ()):
+        if "default" in field and not _plain(field["type"], field["default"]):
+            return f"{schema['name']}.{field['name']}"
+        problem = misread_default(field["type"])
+        if problem is not None:
+            return problem
+    inner = [schema[key] for key in ("type", "items", "values") if not isinstance(schema.get(key, ""), str)]
+    return misread_default(inner)
+
+
+def _plain(schema: Any, default: Any) -> bool:
+    if default is None:
+        return True
+    if isinstance(schema, list):
+        return _plain(schema[0], default)
+    if isinstance(schema, str):
+        return schema in _PLAIN or (schema not in _PRIMITIVES and isinstance(default, str))
+    kind = schema["type"]
+    if kind in ("array", "map"):
+        return not default
+    return "logicalType" not in schema and (kind == "enum" or not isinstance(kind, str) or kind in _PLAIN)
 
 
 class _Walk:

@@ -54,8 +54,8 @@ _LOGICAL: Final[dict[tuple[str, str], Any]] = {
 def value_type(schema: Mapping[str, Any]) -> Any:
     """The msgspec type of a record schema's values: a struct that forbids unknown fields.
 
-    A union that msgspec cannot tell apart (two records, a string and an enum) is left unchecked: the encoder checks
-    unions itself.
+    A union of more than null and one other type is left to the encoder, which must find the branch anyway; it ignores
+    a record's unknown fields there.
 
     Args:
         schema: a valid schema without recursion (see ``soundness``).
@@ -71,7 +71,7 @@ class _Types:
 
     def of(self, schema: Any, namespace: str) -> Any:
         if isinstance(schema, list):
-            return self._union([self.of(branch, namespace) for branch in schema])
+            return self._union(schema, namespace)
         if isinstance(schema, str):
             return _PRIMITIVES[schema] if schema in _PRIMITIVES else self._named[_full_name(schema, namespace)]
         kind = schema["type"]
@@ -115,13 +115,11 @@ class _Types:
             short, members, rename=names, kw_only=True, forbid_unknown_fields=True, gc=False, eq=False
         )
 
-    def _union(self, branches: list[Any]) -> Any:
-        union = _any_of(*branches)
-        try:
-            msgspec.json.Decoder(union)
-        except TypeError:
+    def _union(self, branches: list[Any], namespace: str) -> Any:
+        others = [self.of(branch, namespace) for branch in branches if branch != "null"]
+        if len(others) > 1:
             return Any
-        return union
+        return _any_of(*others, None) if len(others) < len(branches) else others[0]
 
 
 def _any_of(*types: Any) -> Any:

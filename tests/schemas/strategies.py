@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
 import decimal
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-__all__ = ["Sample", "samples", "schemas"]
+__all__ = ["Sample", "changed", "samples", "schemas"]
 
 _UTC = datetime.UTC
 _EARLIEST = datetime.datetime(1, 1, 2, tzinfo=_UTC)
@@ -100,3 +101,85 @@ def samples(draw: st.DrawFn, depth: int = 3) -> Sample:
 def schemas(depth: int = 3) -> st.SearchStrategy[dict[str, Any]]:
     """A record schema of some nesting."""
     return samples(depth).map(lambda sample: sample.schema)
+
+
+def _records(schema: Any) -> list[dict[str, Any]]:
+    """Every record definition inside a schema."""
+    if isinstance(schema, list):
+        return [record for branch in schema for record in _records(branch)]
+    if not isinstance(schema, dict):
+        return []
+    found = [schema] if schema["type"] == "record" else []
+    inner = [field["type"] for field in schema.get("fields", [])] + [schema.get("items"), schema.get("values")]
+    return found + [record for part in inner for record in _records(part)]
+
+
+@st.composite
+def changed(draw: st.DrawFn, schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema with one to three of the changes that people make to contracts."""
+    new = copy.deepcopy(schema)
+    for number in range(draw(st.integers(1, 3))):
+        record = draw(st.sampled_from(_records(new)))
+        _CHANGES[draw(st.sampled_from(sorted(_CHANGES)))](draw, record, number)
+    return new
+
+
+def _add(draw: st.DrawFn, record: dict[str, Any], number: int) -> None:
+    type_, default = draw(st.sampled_from([("int", 7), ("string", "x"), (["null", "string"], None)]))
+    field = {"name": f"added{number}", "type": type_}
+    record["fields"].append(field | {"default": default} if draw(st.booleans()) else field)
+
+
+def _drop(draw: st.DrawFn, record: dict[str, Any], number: int) -> None:
+    if len(record["fields"]) > 1:
+        gone = draw(st.sampled_from(record["fields"]))
+        # A type that others refer to by name stays.
+        if not _records(gone["type"]):
+            record["fields"].remove(gone)
+
+
+def _rename(draw: st.DrawFn, record: dict[str, Any], number: int) -> None:
+    field = draw(st.sampled_from(record["fields"]))
+    if draw(st.booleans()):
+        field["aliases"] = [field["name"]]
+    field["name"] = f"renamed{number}"
+
+
+def _retype(draw: st.DrawFn, record: dict[str, Any], number: int) -> None:
+    field = draw(st.sampled_from(record["fields"]))
+    if isinstance(field["type"], str):
+        field["type"] = draw(st.sampled_from(["int", "long", "float", "double", "string", "bytes"]))
+        field.pop("default", None)
+
+
+def _widen(draw: st.DrawFn, record: dict[str, Any], number: int) -> None:
+    field = draw(st.sampled_from(record["fields"]))
+    if not isinstance(field["type"], list) and "default" not in field:
+        field["type"] = ["null", field["type"]]
+
+
+def _narrow(draw: st.DrawFn, record: dict[str, Any], number: int) -> None:
+    field = draw(st.sampled_from(record["fields"]))
+    if isinstance(field["type"], list):
+        field["type"] = field["type"][-1]
+        field.pop("default", None)
+
+
+def _symbols(draw: st.DrawFn, record: dict[str, Any], number: int) -> None:
+    for field in record["fields"]:
+        if isinstance(field["type"], dict) and field["type"]["type"] == "enum":
+            field["type"]["symbols"] = draw(st.sampled_from([["S0"], ["S0", "S1", "NEW"], ["NEW"]]))
+            field["type"].pop("default", None)
+            if draw(st.booleans()):
+                field["type"]["default"] = field["type"]["symbols"][0]
+
+
+_CHANGES = {
+    "add": _add,
+    "drop": _drop,
+    "rename": _rename,
+    "retype": _retype,
+    "widen": _widen,
+    "narrow": _narrow,
+    "symbols": _symbols,
+}

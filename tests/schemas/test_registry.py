@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from headwater_ops.stack import Endpoints
 from headwater_schemas.clock import ManualClock
 from headwater_schemas.errors import (
     IncompatibleSchema,
@@ -225,8 +224,8 @@ class TestLocalRegistry(RegistryFacts):
 
 class TestRegistry(RegistryFacts):
     @pytest.fixture
-    def registry(self, endpoints: Endpoints) -> Iterator[SchemaRegistry]:
-        self.opened = [Registry(RegistrySettings(endpoints.registry_url), clock=ManualClock())]
+    def registry(self, registry_url: str) -> Iterator[SchemaRegistry]:
+        self.opened = [Registry(RegistrySettings(registry_url), clock=ManualClock())]
         yield self.opened[0]
         for registry in self.opened:
             registry.close()

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from headwater_schemas.soundness import unsound
+from headwater_schemas.soundness import misread_default, unsound
 
 
 def record(*types: Any, name: str = "R", **more: Any) -> dict[str, Any]:
@@ -67,3 +67,50 @@ def test_a_reference_to_a_type_without_bytes_is_seen() -> None:
 )
 def test_other_schemas_are_sound(schema: dict[str, Any]) -> None:
     assert unsound(schema) is None
+
+
+def defaulted(type_: Any, default: Any) -> dict[str, Any]:
+    return {"type": "record", "name": "R", "fields": [{"name": "f", "type": type_, "default": default}]}
+
+
+ENUM = {"type": "enum", "name": "E", "symbols": ["A"]}
+MOMENT = {"type": "long", "logicalType": "timestamp-micros"}
+
+
+@pytest.mark.parametrize(
+    ("type_", "default"),
+    [
+        ("bytes", "x"),
+        (["bytes", "null"], "x"),
+        (MOMENT, 0),
+        ([MOMENT, "null"], 0),
+        ({"type": "fixed", "name": "F", "size": 1}, "x"),
+        ({"type": "array", "items": "int"}, [1]),
+        ({"type": "map", "values": "int"}, {"a": 1}),
+        (record("int", name="Inner"), {"f0": 1}),
+    ],
+)
+def test_a_default_that_would_be_misread_is_found(type_: Any, default: Any) -> None:
+    """fastavro gives the JSON of such a default to readers: text for bytes, a number for a date."""
+    assert misread_default(defaulted(type_, default)) == "R.f"
+    assert misread_default(record(["null", {"type": "array", "items": defaulted(type_, default)}], name="O")) == "R.f"
+
+
+@pytest.mark.parametrize(
+    ("type_", "default"),
+    [
+        ("int", 1),
+        ("string", "x"),
+        ("boolean", False),
+        ({"type": "double"}, 0.5),
+        (["null", "bytes"], None),
+        (["null", MOMENT], None),
+        (ENUM, "A"),
+        ([ENUM, "null"], "A"),
+        ({"type": ENUM}, "A"),
+        ({"type": "array", "items": "bytes"}, []),
+        ({"type": "map", "values": MOMENT}, {}),
+    ],
+)
+def test_other_defaults_are_read_as_they_are(type_: Any, default: Any) -> None:
+    assert misread_default(defaulted(type_, default)) is None

@@ -39,6 +39,7 @@ def apply_(
     ] = False,
     grow_partitions: Grow = False,
     register: Annotated[bool, typer.Option("--register", help="Also register the schemas.")] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds that each request to Kafka may take.")] = 10.0,
     as_json: AsJson = False,
 ) -> None:
     """Create the declared topics and set their options. Safe to repeat; deletes nothing.
@@ -55,9 +56,9 @@ def apply_(
     env = environment()
     catalogue = Catalogue.from_env(env)
     admin = admin_client(KafkaSettings.from_env(env))
-    differences = plan(catalogue.topics(), admin, grow_partitions=grow_partitions)
+    differences = plan(catalogue.topics(), admin, grow_partitions=grow_partitions, timeout=timeout)
     if not dry_run:
-        apply(differences, admin)
+        apply(differences, admin, timeout=timeout)
         if register:
             with Registry.from_env(env) as registry:
                 register_all(catalogue, registry)
