@@ -1,0 +1,402 @@
+"""The worker: runs submitted tasks as a handler of a ``StreamApp``, and says on the log what becomes of them.
+
+    app = StreamApp("billing")
+    install(app, render, remind)
+
+What is promised comes from the handler underneath: at least once, retries through delay tiers, dead letters, offsets
+committed after the fact. Two things are the worker's own:
+
+* A task's states are emitted through the record's context, so a task counts as settled only when its last state is
+  acknowledged. A crash repeats the task, never loses it.
+* RUNNING is written once the function has run for 50 ms, or at the next word of progress after that. A quicker task
+  goes from PENDING to its end in one write, which tells when it started; a reader may never see it RUNNING.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import msgspec
+
+from headwater_cache import EntityCache
+from headwater_schemas.errors import HeadwaterError, Overloaded, UsageError
+from headwater_schemas.events import Task, TaskCancelRequested, TaskSubmitted
+from headwater_schemas.settings import KafkaSettings
+from headwater_schemas.wire import HW_REDRIVE_COUNT
+from headwater_streams import DeadLetter, EventContext, HandlerTimeout, Retry, RetryLater, StreamApp
+from headwater_streams.handlers.policy import Again, Die, Later, Pause, decide
+from headwater_tasks.cancellations import Cancellations, LoggedCancellations
+from headwater_tasks.changes import CHANGES, CONTROL, TASKS, TaskChanges, instant
+from headwater_tasks.context import TaskContext
+from headwater_tasks.errors import TaskFailed
+from headwater_tasks.function import TaskFunction
+from headwater_tasks.metrics import TaskMetrics
+from headwater_tasks.state import (
+    TERMINAL,
+    Cancelled,
+    Died,
+    Event,
+    Expired,
+    Failed,
+    Progressed,
+    Retrying,
+    Started,
+    Succeeded,
+    advance,
+    pending,
+)
+from headwater_tasks.view import task_view
+
+__all__ = ["TaskWorker", "install"]
+
+logger = logging.getLogger(__name__)
+
+SHOWN_AFTER: Final = 0.05
+"""Seconds after which a running task is said to be RUNNING, and between two looks at progress and time limits."""
+
+RESULT_BYTES: Final = 256 * 1024
+"""Largest result, as JSON. What is larger belongs in a store of its own, its address in the result."""
+
+_TIERS: Final = ("1s", "10s", "1m", "10m", "1h")
+_REMEMBERED: Final = 100_000
+
+
+def install(
+    app: StreamApp,
+    *functions: TaskFunction[..., Any],
+    concurrency: int = 100,
+    cancellations: Cancellations | None = None,
+    view: EntityCache[Task] | None = None,
+) -> TaskWorker:
+    """Let ``app`` run these tasks. Call it before the app starts.
+
+    A type belongs to one app: two apps (consumer groups) that install it would both run each task.
+
+    Args:
+        concurrency: tasks in flight at a time, per worker; as many threads for functions that are not coroutines.
+        cancellations, view: other than those of the app's settings, for tests.
+
+    Raises:
+        UsageError: no function, or two of one type.
+    """
+    worker = TaskWorker(app, functions, concurrency, cancellations, view)
+    delays = {delay for function in functions for delay in function.retry.delays}
+    tiers = Retry(*sorted(delays | {*Retry(*_TIERS).delays}))
+    app.handler(TASKS, name="tasks", retry=tiers, concurrency=concurrency)(worker.handle)
+    app.handler(CONTROL, name="task-cancel", concurrency=10)(worker.cancel)
+    app.task(worker.watch)
+    return worker
+
+
+class TaskWorker:
+    """The tasks of one app. Belongs to its event loop's thread."""
+
+    def __init__(
+        self,
+        app: StreamApp,
+        functions: Sequence[TaskFunction[..., Any]],
+        concurrency: int,
+        cancellations: Cancellations | None,
+        view: EntityCache[Task] | None,
+    ) -> None:
+        if not functions:
+            raise UsageError("install(app, …) needs at least one task: a function decorated with @task(…)")
+        self._functions = {function.type: function for function in functions}
+        if len(self._functions) < len(functions):
+            raise UsageError("two tasks have one type: give one of them another name")
+        self._app = app
+        self._clock = app.clock
+        self._name = f"{app.conf.id}@{socket.gethostname()}"
+        self._cancellations = cancellations
+        self._view = view
+        self._changes: TaskChanges | None = None
+        self._preparing = asyncio.Lock()
+        self._running: dict[str, _Run] = {}
+        self._over: OrderedDict[str, int] = OrderedDict()
+        self._threads = ThreadPoolExecutor(concurrency, "headwater-task")
+        self.metrics = TaskMetrics.shared()
+
+    # -- one submission -------------------------------------------------------------------------------------------
+
+    async def handle(self, submitted: TaskSubmitted, event: EventContext) -> None:
+        """Do with a submission what there is to be done; the handler of the topic ``tasks``."""
+        function = self._functions.get(submitted.type)
+        if function is None:
+            return  # another app's
+        if self._changes is None:
+            await self._prepare()
+        task = pending(*_origin(submitted, event))
+        if await self._is_repetition(task):
+            return
+        now = self._now()
+        assert self._cancellations is not None
+        cancel = self._cancellations.of(task.id, task.run)
+        if cancel is not None:
+            self._end(task, Cancelled(now, cancel.reason), event)
+            return
+        if task.deadline is not None and now >= task.deadline:
+            self._end(task, Expired(now), event)
+            return
+        # A submission with a delay is put off exactly once, so its attempts are counted from there.
+        if task.due_at is not None and event.attempt == 0:
+            raise RetryLater(max(0.0, (task.due_at - now).total_seconds()), f"task {task.id} is due at {task.due_at}")
+        await self._attempt(function, task, submitted.payload, event)
+
+    async def _prepare(self) -> None:
+        """Ask the registry and read the cancellations, once, off the loop.
+
+        Raises:
+            Unavailable: the registry or the log does not answer; the handler waits and tries again.
+        """
+        async with self._preparing:
+            if self._cancellations is None:
+                codec = self._app.codec
+                self._cancellations = LoggedCancellations(KafkaSettings.from_env(self._app.env), codec)
+            await self._cancellations.caught_up()
+            if self._changes is None:
+                self._changes = await asyncio.to_thread(TaskChanges, self._app.codec, self._app.conf.id)
+                await asyncio.to_thread(self._app.codec.encoder, CHANGES)
+
+    async def _is_repetition(self, task: Task) -> bool:
+        """Whether this run has ended already. Only what has an idempotency key is looked up: an id of its own cannot
+        come twice, but for a repetition after a crash, which runs again (at least once)."""
+        if self._over.get(task.id, 0) >= task.run:
+            return True
+        if task.idempotency_key is None:
+            return False
+        known = await self._states().aget(task.id)
+        return known is not None and known.run >= task.run and known.state in TERMINAL
+
+    def _states(self) -> EntityCache[Task]:
+        if self._view is None:
+            assert self._changes is not None
+            self._view = task_view(self._app.env, self._changes)
+        return self._view
+
+    # -- one attempt ----------------------------------------------------------------------------------------------
+
+    async def _attempt(self, function: TaskFunction[..., Any], task: Task, payload: bytes, event: EventContext) -> None:
+        attempt = event.attempt + (1 if task.due_at is None else 0)
+        due = (task.due_at or task.submitted_at).timestamp()
+        immediate = 0
+        while True:
+            run = _Run(advance(task, Started(self._now(), attempt, self._name)), function, event, self._clock.time())
+            if immediate == 0:
+                self.metrics.queued(task.type, run.started - due)
+            self._running[task.id] = run
+            try:
+                ended, error = await self._call(run, payload)
+            finally:
+                del self._running[task.id]
+            self.metrics.ran(task.type, self._clock.time() - run.started)
+            if error is None:
+                assert ended is not None
+                self._end(run.task, ended, event)
+                return
+            decision = decide(
+                function.retry, error, attempt=attempt - 1, immediate=immediate, age=self._clock.time() - due
+            )
+            match decision:
+                case Again():
+                    immediate += 1
+                case Pause():
+                    raise error
+                case Later(delay):
+                    await self._put_off(run.task, error, delay, event)
+                case Die():
+                    await self._die(run.task, error, event)
+
+    async def _call(self, run: _Run, payload: bytes) -> tuple[Event | None, Exception | None]:
+        """Call the function: how the task ends by it, or the error that decides about a retry."""
+        function, context = run.function, run.context
+        result: Any = None
+        error: Exception | None = None
+        try:
+            arguments = [function.payload(payload)]
+            if function.takes_context:
+                arguments.append(context)
+            if function.is_async:
+                context.bind(asyncio.current_task())
+                result = await function.function(*arguments)
+            else:
+                result = await asyncio.get_running_loop().run_in_executor(self._threads, function.function, *arguments)
+        except asyncio.CancelledError:
+            if not context.release():
+                raise
+        except msgspec.MsgspecError as exc:
+            error = DeadLetter(f"the payload does not fit: {exc}")
+            error.__cause__ = exc
+        except Exception as exc:
+            error = exc
+        context.release()
+        return self._verdict(run, result, error)
+
+    def _verdict(self, run: _Run, result: Any, error: Exception | None) -> tuple[Event | None, Exception | None]:
+        now = self._now()
+        match run.context.stopped:
+            case "cancelled":
+                return Cancelled(now, run.context.stop_message), None
+            case "expired":
+                return Expired(now), None
+            case "timeout":
+                return None, HandlerTimeout(f"task {run.task.type} did not end within {run.function.timeout} s")
+        if isinstance(error, TaskFailed):
+            return Failed(now, _described(error)), None
+        if error is not None:
+            return None, error
+        try:
+            encoded = None if result is None else msgspec.json.encode(result)
+        except (TypeError, OverflowError, ValueError) as exc:
+            return None, _dead(f"the result cannot be written as JSON: {exc}", exc)
+        if encoded is not None and len(encoded) > RESULT_BYTES:
+            return None, _dead(f"the result has {len(encoded)} bytes, more than {RESULT_BYTES}: store it elsewhere")
+        return Succeeded(now, encoded), None
+
+    # -- what becomes of it ---------------------------------------------------------------------------------------
+
+    def _end(self, task: Task, how: Event, event: EventContext) -> None:
+        ended = advance(task, how)
+        self._emit(ended, event)
+        self.metrics.finished(ended.type, ended.state)
+        self._over[ended.id] = ended.run
+        if len(self._over) > _REMEMBERED:
+            self._over.popitem(last=False)
+
+    async def _put_off(self, task: Task, error: Exception, delay: float, event: EventContext) -> None:
+        now = self._now()
+        self._emit(advance(task, Retrying(now, now + timedelta(seconds=delay), _described(error))), event)
+        await _acknowledged(event)
+        raise RetryLater(delay, _described(error)) from error
+
+    async def _die(self, task: Task, error: Exception, event: EventContext) -> None:
+        self._end(task, Died(self._now(), _described(error)), event)
+        await _acknowledged(event)
+        if isinstance(error, DeadLetter):
+            raise error
+        raise DeadLetter(_described(error)) from error
+
+    def _emit(self, task: Task, event: EventContext) -> None:
+        assert self._changes is not None
+        event.emit(CHANGES, self._changes.event(task, self._now()), key=task.id)
+
+    def _now(self) -> datetime:
+        return instant(self._clock.time())
+
+    # -- cancelling -----------------------------------------------------------------------------------------------
+
+    async def cancel(self, request: TaskCancelRequested, event: EventContext) -> None:
+        """Act on a cancellation at once where that can be done; the handler of the topic ``task.control``.
+
+        Control and submissions have as many partitions, so this worker is the one that has the task's submission too:
+        it runs here, or waits. A waiting one is said to be CANCELLED now, and skipped when its turn comes.
+        """
+        if self._changes is None:
+            await self._prepare()
+        assert self._cancellations is not None
+        self._cancellations.add(request)
+        if self._stop_running(request):
+            return
+        task = await self._states().aget(request.id)
+        # Meanwhile it may have been taken up; then it is stopped as a running one.
+        if self._stop_running(request) or task is None or task.type not in self._functions:
+            return
+        if task.run == request.run and task.state in ("PENDING", "RETRY_WAIT"):
+            self._end(task, Cancelled(self._now(), request.reason), event)
+
+    def _stop_running(self, request: TaskCancelRequested) -> bool:
+        run = self._running.get(request.id)
+        if run is None or run.task.run > request.run:
+            return False
+        run.context.stop("cancelled", request.reason)
+        return True
+
+    # -- watching -------------------------------------------------------------------------------------------------
+
+    async def watch(self) -> None:
+        """Look at what runs, until the app cancels this: one look for all instead of a timer for each."""
+        try:
+            while True:
+                await asyncio.sleep(SHOWN_AFTER)
+                self.look()
+        finally:
+            self._threads.shutdown(wait=False)
+            if self._cancellations is not None:
+                await asyncio.to_thread(self._cancellations.close)
+            if self._view is not None:
+                await self._view.aclose()
+
+    def look(self) -> None:
+        """Say what is RUNNING and how far it is; stop what is over its time."""
+        now = self._clock.time()
+        for run in list(self._running.values()):
+            if run.function.timeout is not None and now - run.started > run.function.timeout:
+                run.context.stop("timeout")
+            elif run.context.deadline is not None and now >= run.context.deadline.timestamp():
+                run.context.stop("expired")
+            if now - run.started >= SHOWN_AFTER:
+                self._show(run, now)
+
+    def _show(self, run: _Run, now: float) -> None:
+        report = run.context.take_report()
+        if run.shown and report is None:
+            return
+        if report is not None:
+            run.task = advance(run.task, Progressed(instant(now), *report))
+        try:
+            self._emit(run.task, run.event)
+            run.shown = True
+        except Overloaded:
+            return  # said at the next look
+        except HeadwaterError:
+            logger.exception("the state of task %s cannot be said", run.task.id)
+
+
+class _Run:
+    """An attempt that is under way."""
+
+    __slots__ = ("context", "event", "function", "shown", "started", "task")
+
+    def __init__(self, task: Task, function: TaskFunction[..., Any], event: EventContext, started: float) -> None:
+        self.task = task
+        self.function = function
+        self.event = event
+        self.started = started
+        self.shown = False
+        self.context = TaskContext(task, task.attempt)
+
+
+def _origin(submitted: TaskSubmitted, event: EventContext) -> tuple[TaskSubmitted, int, int]:
+    """The submission and where it stands. A redriven dead letter is a run of its own, above the one that died."""
+    message = event.message
+    if message.topic() == TASKS:
+        return submitted, message.partition(), message.offset()
+    redriven = int(event.headers.get(HW_REDRIVE_COUNT, b"0"))
+    if redriven:
+        submitted = msgspec.structs.replace(submitted, run=submitted.run + redriven)
+    return submitted, event.partition, event.offset
+
+
+async def _acknowledged(event: EventContext) -> None:
+    """Wait until what was emitted is on the log. Settling does that for a handler that returns; one that raises must
+    see to it itself, or a crash could leave the dead letter there and the state behind it."""
+    while event.unacked and event.refused is None:  # noqa: ASYNC110 - the engine tells only its own settling
+        await asyncio.sleep(0.001)
+
+
+def _described(error: BaseException) -> str:
+    if isinstance(error, (DeadLetter, RetryLater)) and error.__cause__ is not None:
+        return f"{error}"[:1000]
+    return f"{type(error).__name__}: {error}"[:1000]
+
+
+def _dead(message: str, cause: Exception | None = None) -> DeadLetter:
+    error = DeadLetter(message)
+    error.__cause__ = cause
+    return error
