@@ -1,0 +1,173 @@
+"""The log, looked at from outside any group: where partitions begin and end, and what stands in them.
+
+For operators' tools. Nothing is committed and no group is joined, so no worker is disturbed. Everything blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, cast
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import OffsetSpec
+from faust.types import TP
+
+from headwater_schemas.errors import BrokerUnavailable, UnknownTopic
+from headwater_schemas.settings import KafkaSettings
+from headwater_streams.handlers.message import Message
+from headwater_streams.transport.errors import kafka_error, translate
+
+__all__ = ["Log", "Span"]
+
+Span = tuple[int, int]
+"""From the first offset up to, not including, the second."""
+
+_ANSWER = 15.0  # seconds that the brokers may take for one answer
+_BATCH = 2_000
+_WAIT = 0.2  # seconds for the first record of a batch
+_Spec: Any = OffsetSpec  # its methods carry no types
+
+
+class Log:
+    """The brokers' topics, read committed. Use it in one thread. Holds no connection that must be closed.
+
+    Args:
+        kafka: how to reach the brokers.
+    """
+
+    def __init__(self, kafka: KafkaSettings) -> None:
+        self._kafka = kafka
+        self.admin = AdminClient(dict(kafka.client_config()))
+
+    def topics(self) -> dict[str, int]:
+        """The number of partitions of every topic.
+
+        Raises:
+            BrokerUnavailable: no answer within 15 s.
+        """
+        try:
+            metadata = self.admin.list_topics(timeout=_ANSWER)
+        except KafkaException as exc:
+            raise translate(kafka_error(exc), "asking for the cluster's topics") from exc
+        return {name: len(topic.partitions) for name, topic in metadata.topics.items() if topic.error is None}
+
+    def partitions(self, topic: str) -> list[TP]:
+        """The partitions of one topic.
+
+        Raises:
+            UnknownTopic: the brokers do not have it.
+        """
+        count = self.topics().get(topic)
+        if count is None:
+            raise UnknownTopic(f"the brokers have no topic {topic}: see `headwater topics list`")
+        return [TP(topic, number) for number in range(count)]
+
+    def starts(self, partitions: Collection[TP]) -> dict[TP, int]:
+        """The first offset that is still there, by partition."""
+        return self._offsets({tp: _Spec.earliest() for tp in partitions})
+
+    def ends(self, partitions: Collection[TP]) -> dict[TP, int]:
+        """The offset that the next record will get, by partition."""
+        return self._offsets({tp: _Spec.latest() for tp in partitions})
+
+    def at(self, partitions: Collection[TP], time: float) -> dict[TP, int]:
+        """The offset of the first record that was written at or after ``time`` (seconds since the epoch), else the end.
+
+        By the records' own timestamps, which producers set: with a skewed clock, or events of the past, not by arrival.
+        """
+        found = self._offsets({tp: _Spec.for_timestamp(int(time * 1000)) for tp in partitions})
+        missing = [tp for tp, offset in found.items() if offset < 0]
+        return found | (self.ends(missing) if missing else {})
+
+    def read(self, spans: Mapping[TP, Span]) -> Iterator[Message]:
+        """Every record of these spans, in offset order within a partition. Ends; skips what is no longer there.
+
+        Raises:
+            BrokerUnavailable: the log could not be read to the end of the spans; what came before is right.
+        """
+        unfinished = {tp: end for tp, (start, end) in spans.items() if start < end}
+        if not unfinished:
+            return
+        consumer = self._consumer({tp: spans[tp][0] for tp in unfinished})
+        try:
+            silent = 0.0
+            while unfinished:
+                messages = _fetched(consumer)
+                silent = 0.0 if messages else silent + _WAIT
+                if silent > _ANSWER:
+                    raise BrokerUnavailable(f"the brokers stopped answering while {sorted(unfinished)} was read")
+                yield from self._until_the_end(messages, unfinished)
+        finally:
+            consumer.close()
+
+    def _until_the_end(self, messages: list[Any], unfinished: dict[TP, int]) -> Iterator[Message]:
+        for message in messages:
+            tp = TP(message.topic(), message.partition())
+            if not _is_record(message):
+                unfinished.pop(tp, None)  # the end, as far as committed records go
+                continue
+            end = unfinished.get(tp, 0)
+            if message.offset() + 1 >= end:
+                unfinished.pop(tp, None)
+            if message.offset() < end:
+                yield cast("Message", message)
+
+    def follow(self, starts: Mapping[TP, int]) -> Iterator[Message]:
+        """Every record from these offsets on, and those to come. Does not end."""
+        consumer = self._consumer(starts)
+        try:
+            while True:
+                for message in _fetched(consumer):
+                    if _is_record(message):
+                        yield cast("Message", message)
+        finally:
+            consumer.close()
+
+    def _consumer(self, starts: Mapping[TP, int]) -> Consumer:
+        consumer = Consumer(
+            {
+                **self._kafka.client_config(),
+                "group.id": "headwater-log",  # librdkafka wants one; it is neither joined nor committed to
+                "enable.auto.commit": False,
+                "auto.offset.reset": "earliest",
+                "enable.partition.eof": True,
+            }
+        )
+        consumer.assign([TopicPartition(tp.topic, tp.partition, offset) for tp, offset in starts.items()])
+        return consumer
+
+    def _offsets(self, wanted: Mapping[TP, Any]) -> dict[TP, int]:
+        if not wanted:
+            return {}
+        asked = {TopicPartition(tp.topic, tp.partition): spec for tp, spec in wanted.items()}
+        found: dict[TP, int] = {}
+        for position, answer in self.admin.list_offsets(asked, request_timeout=_ANSWER).items():
+            try:
+                found[TP(position.topic, position.partition)] = answer.result(_ANSWER + 1).offset
+            except KafkaException as exc:
+                doing = f"asking for offsets of {position.topic}[{position.partition}]"
+                raise translate(kafka_error(exc), doing) from exc
+        return found
+
+
+def _fetched(consumer: Consumer) -> list[Any]:
+    """What is there; librdkafka's own ``consume`` would wait the whole time for a full batch."""
+    messages = consumer.consume(_BATCH, 0)
+    if not messages and (first := consumer.poll(_WAIT)) is not None:
+        messages = [first, *consumer.consume(_BATCH - 1, 0)]
+    return messages
+
+
+def _is_record(message: Any) -> bool:
+    """Whether it is a record; else it tells the end of a partition.
+
+    Raises:
+        HeadwaterError: it tells an error.
+    """
+    error = message.error()
+    if error is None:
+        return True
+    if error.code() != KafkaError._PARTITION_EOF:
+        raise translate(error, f"reading {message.topic()}[{message.partition()}]")
+    return False
