@@ -84,3 +84,12 @@ chart-readme: setup ## write the chart's README from its values and their schema
 
 bench-emit: setup ## emit against the bare loop and other clients (ARGS="--json")
 	@$(BIN)/python bench/emit.py $(ARGS)
+
+# --- contracts ---------------------------------------------------------------------------------------------------
+.PHONY: gate bench-codec
+gate: setup ## the contracts: nothing breaks since main and the releases, typed events are up to date
+	@$(BIN)/headwater schemas check
+	@$(BIN)/headwater schemas generate --check
+
+bench-codec: setup ## the codec against bare fastavro, as ratios
+	@$(BIN)/python bench/codec.py $(ARGS)

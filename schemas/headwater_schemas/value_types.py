@@ -54,6 +54,9 @@ _LOGICAL: Final[dict[tuple[str, str], Any]] = {
 def value_type(schema: Mapping[str, Any]) -> Any:
     """The msgspec type of a record schema's values: a struct that forbids unknown fields.
 
+    Field number n of a record is the attribute ``f<n>`` (names may be Python keywords), known outside by its Avro name;
+    a field that has a default and is not given is ``msgspec.UNSET``. Compiled encoders rely on both.
+
     A union of more than null and one other type is left to the encoder, which must find the branch anyway; it ignores
     a record's unknown fields there.
 
@@ -100,7 +103,6 @@ class _Types:
 
     def _record(self, schema: Mapping[str, Any], name: str) -> Any:
         inner, _, short = name.rpartition(".")
-        # Field names of a contract may be Python keywords: attributes get numbers, the outside sees the names.
         members: list[Any] = []
         names: dict[str, str] = {}
         for number, field in enumerate(schema["fields"]):
