@@ -108,6 +108,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("HEADWATER_WORKER_DRAIN", "25s", "How long a stopping or revoked worker may finish records in flight."),
     Setting("HEADWATER_WORKER_COMMIT_INTERVAL", "1s", "How often settled offsets are committed."),
     Setting("HEADWATER_WORKER_HTTP", "127.0.0.1:6066", "host:port of the worker's /livez, /readyz and /metrics."),
+    # Lag collector
+    Setting("HEADWATER_LAG_HTTP", "127.0.0.1:6067", "host:port of /livez, /readyz and /metrics of `lag --serve`."),
     # Tasks API
     Setting("HEADWATER_API_HTTP", "127.0.0.1:8080", "host:port of the HTTP API."),
     Setting(
