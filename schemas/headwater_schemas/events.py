@@ -21,6 +21,7 @@ __all__ = [
     "Flight",
     "FlightArrived",
     "FlightCancelled",
+    "FlightDelayed",
     "FlightDeparted",
     "FlightScheduled",
     "FlightStatus",
@@ -287,6 +288,27 @@ class FlightCancelled(msgspec.Struct, frozen=True, kw_only=True):
     """Departure by the timetable, UTC."""
     cancelled_at: datetime.datetime
     """When it was cancelled, UTC: the data does not say, so the scheduled departure stands in."""
+
+
+class FlightDelayed(msgspec.Struct, frozen=True, kw_only=True):
+    """A flight arrived more than three hours late."""
+
+    flight_id: str
+    """Local date at the origin, carrier, flight number, origin: 2013-01-01-UA-1545-EWR; unique in the data."""
+    carrier: str
+    """Two-character IATA code of the airline."""
+    flight_number: int
+    """Number the airline gives the flight."""
+    origin: str
+    """FAA code of the airport it leaves from."""
+    destination: str
+    """FAA code of the airport it is bound for."""
+    scheduled_departure: datetime.datetime
+    """Departure by the timetable, UTC."""
+    arrived_at: datetime.datetime
+    """When it arrived, UTC."""
+    delay_minutes: int
+    """Minutes after the timetable."""
 
 
 class FlightDeparted(msgspec.Struct, frozen=True, kw_only=True):
