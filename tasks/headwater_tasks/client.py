@@ -362,6 +362,7 @@ class TaskClient:
             self._view.close()
             self._index.close()
             self._history.close()
+            self._codec.close()
 
     async def aclose(self) -> None:
         """``close`` for asyncio; also closes the connections of the running loop."""

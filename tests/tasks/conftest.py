@@ -1,0 +1,95 @@
+"""What the tests of the tasks share: the topics, one projection for all, a client each."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headwater_ops.stack import Endpoints
+from headwater_schemas.catalogue import Catalogue
+from headwater_schemas.settings import Environment, KafkaSettings
+from headwater_schemas.topics import admin_client, apply, plan
+from headwater_streams import StreamApp
+from headwater_tasks import TaskClient, TaskFunction, install
+from headwater_tasks.changes import CHANGES, CONTROL, TASKS
+
+Workers = Callable[..., AbstractAsyncContextManager[StreamApp]]
+
+
+@pytest.fixture(scope="session")
+def topics(endpoints: Endpoints) -> Environment:
+    """Settings of a stack that has the topics of the tasks."""
+    env = Environment(endpoints.settings())
+    declared = [spec for spec in Catalogue.from_env(env).topics() if spec.name in (TASKS, CONTROL, CHANGES)]
+    admin = admin_client(KafkaSettings.from_env(env))
+    apply(plan(declared, admin), admin)
+    return env
+
+
+@pytest.fixture(scope="session")
+def projection(endpoints: Endpoints, topics: Environment, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The projector, as the process that it is in production."""
+    log = tmp_path_factory.mktemp("projector") / "log"
+    with worker_process("headwater_tasks.projector:app", endpoints, log):
+        yield
+
+
+@pytest.fixture
+async def client(topics: Environment, projection: None) -> AsyncIterator[TaskClient]:
+    """A client whose states are kept by the projection."""
+    async with TaskClient.from_env(topics, source="tests") as made:
+        yield made
+
+
+@pytest.fixture
+def working(topics: Environment) -> Workers:
+    """``async with working("name", render)`` runs a worker of these tasks in the test's loop."""
+
+    @asynccontextmanager
+    async def run(name: str, *functions: TaskFunction[..., Any], **options: Any) -> AsyncIterator[StreamApp]:
+        app = StreamApp(name, env=topics, faust_settings={"web_enabled": False})
+        install(app, *functions, **options)
+        app.finalize()
+        await app.start()
+        try:
+            yield app
+        finally:
+            await app.stop()
+            app.codec.close()
+
+    return run
+
+
+class worker_process:  # noqa: N801 - used as a context manager
+    """``headwater worker TARGET`` in a process of its own."""
+
+    def __init__(self, target: str, endpoints: Endpoints, log: Path, **settings: str) -> None:
+        self._command = [sys.executable, "-m", "headwater_ops.cli", "worker", target]
+        self._env = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("HEADWATER_")},
+            **endpoints.settings(),
+            "HEADWATER_WORKER_HTTP": "127.0.0.1:0",
+            **settings,
+        }
+        self._log = log
+
+    def __enter__(self) -> subprocess.Popen[bytes]:
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(self._command, env=self._env, stdout=log, stderr=log)
+        return self.process
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
