@@ -91,15 +91,19 @@ class Log:
             return
         consumer = self._consumer({tp: spans[tp][0] for tp in unfinished})
         try:
-            silent = 0.0
-            while unfinished:
-                messages = _fetched(consumer)
-                silent = 0.0 if messages else silent + _WAIT
-                if silent > _ANSWER:
-                    raise BrokerUnavailable(f"the brokers stopped answering while {sorted(unfinished)} was read")
-                yield from self._until_the_end(messages, unfinished)
+            yield from self._through(consumer, unfinished)
         finally:
             consumer.close()
+
+    def _through(self, consumer: Consumer, unfinished: dict[TP, int]) -> Iterator[Message]:
+        """What the consumer reads, until ``unfinished`` (partition to end) is empty; takes out what is finished."""
+        silent = 0.0
+        while unfinished:
+            messages = _fetched(consumer)
+            silent = 0.0 if messages else silent + _WAIT
+            if silent > _ANSWER:
+                raise BrokerUnavailable(f"the brokers stopped answering while {sorted(unfinished)} was read")
+            yield from self._until_the_end(messages, unfinished)
 
     def _until_the_end(self, messages: list[Any], unfinished: dict[TP, int]) -> Iterator[Message]:
         for message in messages:
@@ -113,6 +117,27 @@ class Log:
             if message.offset() < end:
                 yield cast("Message", message)
 
+    def first(self, spans: Mapping[TP, Span]) -> dict[TP, Message]:
+        """The first record of each span; absent where the span has none (compacted away, or transaction markers only).
+
+        Fetches little more than these records.
+        """
+        unfinished = {tp: end for tp, (start, end) in spans.items() if start < end}
+        found: dict[TP, Message] = {}
+        if not unfinished:
+            return found
+        starts = {tp: spans[tp][0] for tp in unfinished}
+        consumer = self._consumer(starts, {"fetch.message.max.bytes": 1024, "queued.min.messages": 1})
+        try:
+            for message in self._through(consumer, unfinished):
+                tp = TP(message.topic(), message.partition())
+                if found.setdefault(tp, message) is message:
+                    unfinished.pop(tp, None)
+                    consumer.pause([TopicPartition(*tp)])
+        finally:
+            consumer.close()
+        return found
+
     def follow(self, starts: Mapping[TP, int]) -> Iterator[Message]:
         """Every record from these offsets on, and those to come. Does not end."""
         consumer = self._consumer(starts)
@@ -124,7 +149,7 @@ class Log:
         finally:
             consumer.close()
 
-    def _consumer(self, starts: Mapping[TP, int]) -> Consumer:
+    def _consumer(self, starts: Mapping[TP, int], overrides: Mapping[str, int] | None = None) -> Consumer:
         consumer = Consumer(
             {
                 **self._kafka.client_config(),
@@ -132,6 +157,7 @@ class Log:
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",
                 "enable.partition.eof": True,
+                **(overrides or {}),
             }
         )
         consumer.assign([TopicPartition(tp.topic, tp.partition, offset) for tp, offset in starts.items()])

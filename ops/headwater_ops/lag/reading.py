@@ -1,0 +1,208 @@
+"""Reading lag right: committed offsets first, then the ends, so that it is never negative.
+
+The known exporters ask the other way round, and a group that commits in between is then ahead of the log. Seconds are
+the age of the first unread record, fetched from the log: offsets of the past need no bookkeeping, and the figure is
+right at once after a start. One fetch per lagging partition.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Collection, Iterable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException
+from faust.types import TP
+
+from headwater_schemas import wire
+from headwater_schemas.clock import Clock, SystemClock
+from headwater_schemas.errors import BrokerUnavailable, HeadwaterError, UsageError
+from headwater_streams.handlers.failure import header
+from headwater_streams.handlers.message import Message
+from headwater_streams.transport.errors import kafka_error, translate
+from headwater_streams.transport.log import Log
+
+__all__ = ["GroupLag", "Kind", "PartitionLag", "read_lag"]
+
+logger = logging.getLogger(__name__)
+
+_ANSWER = 15.0
+
+Kind = Literal["backlog", "retry", "parked"]
+"""backlog: nobody has tried these records. retry: they wait in a delay tier. parked: behind an older one of a key."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionLag:
+    """One partition that a group has committed an offset of.
+
+    Attributes:
+        start: the first offset that is still on the log.
+        records: between what is committed and the end; includes what compaction removed and transaction markers,
+            unless there is nothing else.
+        seconds: the age of the first unread record by its own timestamp. In a retry tier: how long that record is
+            overdue. 0 when there is no lag.
+        expired: records that retention deleted before the group read them.
+        owned: whether a member of the group has the partition.
+    """
+
+    topic: str
+    partition: int
+    kind: Kind
+    committed: int
+    start: int
+    end: int
+    records: int
+    seconds: float
+    expired: int
+    owned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GroupLag:
+    """One consumer group. ``partitions`` is empty when it never committed; ``members`` are those of this moment."""
+
+    group: str
+    state: str
+    members: int
+    partitions: tuple[PartitionLag, ...]
+
+    def total(self, kind: Kind) -> int:
+        """Records of one kind."""
+        return sum(lag.records for lag in self.partitions if lag.kind == kind)
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    name: str
+    state: str
+    members: int
+    owned: frozenset[TP]
+    committed: dict[TP, int]
+
+
+def read_lag(
+    log: Log,
+    groups: Collection[str] | None = None,
+    *,
+    clock: Clock | None = None,
+    failed: list[HeadwaterError] | None = None,
+) -> list[GroupLag]:
+    """The lag of these groups, of every group of the cluster for ``None``. Blocks.
+
+    Args:
+        failed: a group that cannot be read is left out and its error put here; ``None`` raises it.
+
+    Raises:
+        BrokerUnavailable: no answer within 15 s.
+        UsageError: there is no such group.
+    """
+    read = _groups(log, groups, failed)
+    topics = log.topics()
+    wanted = {tp for group in read for tp in group.committed if tp.partition < topics.get(tp.topic, 0)}
+    starts, ends = log.starts(wanted), log.ends(wanted)
+    now = (clock or SystemClock()).time()
+    return [_group_lag(log, group, starts, ends, now) for group in read]
+
+
+def _group_lag(log: Log, group: _Group, starts: dict[TP, int], ends: dict[TP, int], now: float) -> GroupLag:
+    unread = {
+        tp: (max(offset, starts[tp]), ends[tp])
+        for tp, offset in group.committed.items()
+        if tp in ends and max(offset, starts[tp]) < ends[tp]
+    }
+    first = log.first(unread)
+    partitions = []
+    for tp in sorted(tp for tp in group.committed if tp in ends):
+        committed, start, end = group.committed[tp], starts[tp], ends[tp]
+        kind = _kind(tp.topic, group.name)
+        message = first.get(tp)
+        partitions.append(
+            PartitionLag(
+                topic=tp.topic,
+                partition=tp.partition,
+                kind=kind,
+                committed=committed,
+                start=start,
+                end=end,
+                records=0 if message is None else end - max(committed, start),
+                seconds=0.0 if message is None else max(0.0, now - _since(message, kind)),
+                expired=max(0, start - committed),
+                owned=tp in group.owned,
+            )
+        )
+    return GroupLag(group.name, group.state, group.members, tuple(partitions))
+
+
+def _kind(topic: str, group: str) -> Kind:
+    _, mark, tier = topic.rpartition(f".{group}.retry.")
+    if not mark:
+        return "backlog"
+    return "parked" if tier == "parked" else "retry"
+
+
+def _since(message: Message, kind: Kind) -> float:
+    """When the record was written; in a tier, when it is due."""
+    due = header(message.headers(), wire.HW_DUE_AT) if kind == "retry" else None
+    try:
+        return message.timestamp()[1] / 1000 if due is None else float(due)
+    except ValueError:
+        return message.timestamp()[1] / 1000
+
+
+def _groups(log: Log, names: Collection[str] | None, failed: list[HeadwaterError] | None) -> list[_Group]:
+    known = {listed.group_id for listed in _answer(log.admin.list_consumer_groups(), "listing groups").valid}
+    for name in names or ():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"the brokers know {', '.join(sorted(known)) or 'none'}"
+            raise UsageError(f"there is no consumer group {name}; {hint}")
+    wanted = sorted(known if names is None else names)
+    if not wanted:
+        return []
+    offsets = [(name, _asked_offsets(log, name)) for name in wanted]  # all asked before the first answer is awaited
+    described = log.admin.describe_consumer_groups(wanted, request_timeout=_ANSWER)
+    groups = []
+    for name, answer in offsets:
+        try:
+            groups.append(_group(name, _answer(answer, f"offsets of {name}"), _answer(described[name], name)))
+        except HeadwaterError as exc:
+            if failed is None:
+                raise
+            failed.append(exc)
+    return groups
+
+
+def _asked_offsets(log: Log, group: str) -> Future[Any]:
+    asked = [ConsumerGroupTopicPartitions(group)]
+    future: Future[Any] = log.admin.list_consumer_group_offsets(asked, request_timeout=_ANSWER)[group]
+    return future
+
+
+def _group(name: str, offsets: Any, described: Any) -> _Group:
+    return _Group(
+        name=name,
+        state=described.state.name.lower(),
+        members=len(described.members),
+        owned=frozenset(_assigned(described.members)),
+        committed={TP(p.topic, p.partition): p.offset for p in offsets.topic_partitions if p.offset >= 0},
+    )
+
+
+def _assigned(members: Iterable[Any]) -> Iterable[TP]:
+    for member in members:
+        if member.assignment is not None:
+            yield from (TP(position.topic, position.partition) for position in member.assignment.topic_partitions)
+
+
+def _answer(future: Future[Any], doing: str) -> Any:
+    try:
+        return future.result(_ANSWER + 1)
+    except FutureTimeoutError as exc:
+        raise BrokerUnavailable(f"{doing}: no answer within {_ANSWER:.0f} s") from exc
+    except KafkaException as exc:
+        raise translate(kafka_error(exc), doing) from exc
