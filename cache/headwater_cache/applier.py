@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from headwater_cache.changes import ApplyOutcome, ApplyResult, Change
-from headwater_cache.continuity import Continuity, TopicPartition, derive
+from headwater_cache.continuity import Continuity, TopicPartition, spans_of
 from headwater_cache.entry import State
 from headwater_cache.metrics import APPLY, EVENT_LAG, VERSION_CONFLICT
 from headwater_cache.scripts import APPLY as APPLY_SCRIPT
@@ -45,11 +45,14 @@ class Applier:
         """Apply the newest change of each key, then move the watermarks on."""
         if self._space.due():
             yield from self._space.look()
+        spans = spans_of(changes, positions)
+        yield from self._continuity.start(spans)
         chosen = newest(changes)
         entries = [self._entry(change, "T" if change.value is None else "V") for change in chosen]
-        letters = yield from self._run(entries)
+        batch, mark = self._continuity.mark(spans)
+        letters = yield from self._run(entries, mark)
         results = dict(zip((change.key for change in chosen), letters, strict=True))
-        yield from self._continuity.advance(derive(changes) if positions is None else positions)
+        yield from self._continuity.advance(batch, spans)
         self._observe(changes, chosen, letters)
         winners = {id(change) for change in chosen}
         return [
@@ -62,7 +65,7 @@ class Applier:
         if self._space.due():
             yield from self._space.look()
         data, life = self._space.entry("F", version)
-        (outcome,) = yield from self._run([(self._space.key(key), data, life)])
+        (outcome,) = yield from self._run([(self._space.key(key), data, life)], [])
         APPLY.labels(self._space.name, "fence", outcome).inc()
         return ApplyResult(key, version, outcome)
 
@@ -72,7 +75,7 @@ class Applier:
         )
         return self._space.key(change.key), data, life
 
-    def _run(self, entries: Sequence[tuple[str, bytes, str]]) -> Step[list[ApplyOutcome]]:
+    def _run(self, entries: Sequence[tuple[str, bytes, str]], mark: Sequence[Command]) -> Step[list[ApplyOutcome]]:
         commands: list[Command] = []
         may_create = "1" if self._space.mode == "view" else "0"
         for start in range(0, len(entries), self._chunk):
@@ -82,8 +85,8 @@ class Applier:
                 keys.append(key)
                 args += data, "", life
             commands.append(APPLY_SCRIPT.call(keys, args))
-        replies = yield from evaluate_many(commands)
-        return [OUTCOMES[letter] for reply in replies for letter in reply]
+        replies = yield from evaluate_many([*commands, *mark])
+        return [OUTCOMES[letter] for reply in replies[: len(commands)] for letter in reply]
 
     def _observe(self, changes: Sequence[Change], chosen: Sequence[Change], outcomes: Sequence[ApplyOutcome]) -> None:
         counts = Counter[ApplyOutcome](outcomes)

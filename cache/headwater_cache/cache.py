@@ -19,6 +19,7 @@ from headwater_cache.settings import CachePolicy, RedisSettings
 from headwater_cache.source import Source
 from headwater_cache.space import Mode, Space
 from headwater_cache.steps import Ask, Step, evaluate
+from headwater_cache.transactions import Buffer
 from headwater_cache.values import MsgpackValues, ValueCodec
 from headwater_cache.versions import Version, VersionToken, check_domain
 from headwater_cache.writes import LogCommit, SourceCommit, Writes
@@ -75,20 +76,20 @@ class EntityCache(Generic[V]):
         clock: Clock | None = None,
     ) -> None:
         settings = RedisSettings(redis) if isinstance(redis, str) else redis
-        codec: ValueCodec[V] = values or MsgpackValues[V]()
+        self._codec: ValueCodec[V] = values or MsgpackValues[V]()
         time = clock or SystemClock()
         self._connection = Connection(name, settings, time)
         self._space = space = Space(name, mode, check_domain(domain), policy or CachePolicy(), time, epoch)
         if mode == "view":
             if source is not None:
                 raise UsageError("a view has no source: pass mode='cache' with it, or the view's log")
-            self._reads: ViewReads[V] | SourceReads[V] = ViewReads(space, codec, cold)
-            self._writes = Writes(space, codec, LogCommit[V](space, log))
+            self._reads: ViewReads[V] | SourceReads[V] = ViewReads(space, self._codec, cold)
+            self._writes = Writes(space, self._codec, LogCommit[V](space, log))
         else:
             if log is not None:
                 raise UsageError("a cache writes to its source, not to a log: pass mode='view' with the log")
-            self._reads = SourceReads(space, codec, source.load if source is not None else None)
-            self._writes = Writes(space, codec, SourceCommit[V](space, source))
+            self._reads = SourceReads(space, self._codec, source.load if source is not None else None)
+            self._writes = Writes(space, self._codec, SourceCommit[V](space, source))
         self._continuity = Continuity(self._space)
         self._applier = Applier(self._space, self._continuity)
 
@@ -219,6 +220,23 @@ class EntityCache(Generic[V]):
     async def adelete(self, key: str) -> VersionToken:
         """``delete`` for asyncio."""
         return await self._async(self._writes.delete(key))
+
+    def buffer(self) -> Buffer[V]:
+        """A buffer for the writes of one database transaction that the caller makes itself (cache mode).
+
+        Tell it each write with its version, ``savepoint`` and ``rollback`` as the transaction does, and ``flush`` it
+        after the commit. Without a lease, an absent key gets a fence, and its next read loads.
+        """
+        self._sourced()
+        return Buffer(self._space, self._codec)
+
+    def flush(self, buffer: Buffer[V]) -> list[VersionToken]:
+        """After the commit: write a buffer through, in one round trip. If Redis is away the change events repair it."""
+        return self._sync(buffer.flush())
+
+    async def aflush(self, buffer: Buffer[V]) -> list[VersionToken]:
+        """``flush`` for asyncio."""
+        return await self._async(buffer.flush())
 
     def touch(self, key: str) -> bool:
         """Extend the life of a value by the policy's TTLs, unread. False if there is no value. A view has no expiry."""

@@ -1,8 +1,10 @@
 """Watermarks: how far Redis has applied each partition, kept in Redis itself, so that what Redis forgets is noticed.
 
-The watermark of a batch is written after its entries, on the same replication stream (or append-only file). A replica
-that was promoted, or a server that came back from an old snapshot, therefore holds a prefix: its own watermark says
-exactly where to read on. Watermarks only move on from what they were; a gap is reported, never bridged.
+A batch is applied in three steps: its entries; behind them, on the same connection, a mark of the batch; then, if
+every entry was taken, the watermark moves on, provided that the mark and the previous watermark are still there.
+Entries, mark and watermark travel in this order on one replication stream (or append-only file). So a replica that was
+promoted, or a server that came back from an old snapshot, holds a prefix: its own watermark says exactly where to read
+on, and a watermark can never be written on top of a gap.
 
 Weakness: in a Cluster the shards fail over one by one and the watermark lives on one of them; there a changed
 replication id rewinds by time instead (``CachePolicy.failover_window``).
@@ -10,6 +12,7 @@ replication id rewinds by time instead (``CachePolicy.failover_window``).
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -18,9 +21,9 @@ from headwater_cache.errors import ContinuityLost
 from headwater_cache.metrics import WATERMARK_OFFSET
 from headwater_cache.scripts import WATERMARK
 from headwater_cache.space import Space
-from headwater_cache.steps import Ask, Batch, Step, evaluate
+from headwater_cache.steps import Batch, Command, Step, evaluate
 
-__all__ = ["Continuity", "Rewind", "TopicPartition"]
+__all__ = ["Continuity", "Rewind", "Span", "TopicPartition", "spans_of"]
 
 
 class TopicPartition(NamedTuple):
@@ -28,6 +31,13 @@ class TopicPartition(NamedTuple):
 
     topic: str
     partition: int
+
+
+class Span(NamedTuple):
+    """Offsets of one partition in a batch: from ``first`` to before ``next``."""
+
+    first: int
+    next: int
 
 
 class Rewind(NamedTuple):
@@ -48,7 +58,8 @@ class Rewind(NamedTuple):
 class Continuity:
     """The watermarks of one cache, as one consumer moves them.
 
-    What this consumer has moved on stays in its memory, across an emptied Redis and a change of the live epoch too.
+    What this consumer has moved on stays in its memory, across an emptied Redis and a change of the live epoch too. Its
+    batches must not overlap in time.
     """
 
     def __init__(self, space: Space, *, cluster: bool = False) -> None:
@@ -59,19 +70,21 @@ class Continuity:
     def check(self, positions: Mapping[TopicPartition, int]) -> Step[Rewind | None]:
         """Compare what Redis holds with ``positions``, the next offsets the consumer would read."""
         key = self._space.watermarks
-        stored, server, replication = yield Batch([("HGETALL", key), ("INFO", "server"), ("INFO", "replication")])
-        for reply in (stored, server, replication):
-            if isinstance(reply, Exception):
-                raise reply
+        replies = yield Batch([("HGETALL", key), ("INFO", "server"), ("INFO", "replication")])
+        stored, server, replication = _checked(replies)
         marks = {name.decode(): value.decode() for name, value in stored.items()}
         identity = _identity(server, replication)
-        moved = self._cluster and marks.get("redis", identity) != identity
         gaps = self._gaps(positions, marks)
-        if marks.get("redis") != identity:
-            yield Ask(("HSET", key, "redis", identity))
-        if gaps and all(_field(partition) not in marks for partition in gaps):
+        emptied = bool(gaps) and not any(gaps.values())
+        starts = [
+            ("HSETNX", key, _field(partition), self._known[partition])
+            for partition in positions
+            if _field(partition) not in marks
+        ]
+        _checked((yield Batch([*starts, ("HSET", key, "redis", identity)])))
+        if emptied:
             return Rewind("emptied", gaps, self._window() if self._space.mode == "cache" else None)
-        if moved:
+        if self._cluster and marks.get("redis", identity) != identity:
             return Rewind("failover", dict.fromkeys(positions, 0), self._window())
         return Rewind("failover", gaps) if gaps else None
 
@@ -79,55 +92,81 @@ class Continuity:
         gaps = {}
         for partition, position in positions.items():
             stored = marks.get(_field(partition), "")
-            expected = max(self._known.get(partition, ""), _text(position) if position > 0 else "")
-            if stored < expected:
+            expected = max(self._known.get(partition, ""), _text(position))
+            if stored < expected and int(expected) > 0:
                 gaps[partition] = int(stored or 0)
-            self._known[partition] = stored
+            self._known[partition] = stored or _text(0)
         return gaps
 
-    def advance(self, positions: Mapping[TopicPartition, int]) -> Step[None]:
-        """Everything below ``positions`` has been applied.
+    def start(self, spans: Mapping[TopicPartition, Span]) -> Step[None]:
+        """Before a batch: partitions that were never checked are checked now.
 
         Raises:
-            ContinuityLost: Redis no longer holds the watermark from which this was to move on.
+            ContinuityLost: Redis lacks what came before the batch. Raised once: afterwards the consumer is taken to
+                have gone back as far as there is something to read.
         """
-        unknown = [partition for partition in positions if partition not in self._known]
+        unknown = {partition: span.first for partition, span in spans.items() if partition not in self._known}
         if unknown:
-            values = yield Ask(("HMGET", self._space.watermarks, *map(_field, unknown)))
-            for partition, value in zip(unknown, values, strict=True):
-                self._known[partition] = value.decode() if value else ""
-        args: list[str | bytes] = []
-        for partition, position in positions.items():
-            args += _field(partition), self._known[partition], _text(position)
+            yield from self._raise_gap(unknown)
+
+    def mark(self, spans: Mapping[TopicPartition, Span]) -> tuple[str, list[Command]]:
+        """The mark of a batch and the commands that write it, to be sent behind the batch's entries."""
+        batch = secrets.token_hex(8)
+        marks = [part for partition in spans for part in (f"{_field(partition)}:batch", batch)]
+        return batch, [("HSET", self._space.watermarks, *marks)] if marks else []
+
+    def advance(self, batch: str, spans: Mapping[TopicPartition, Span]) -> Step[None]:
+        """The batch has been applied.
+
+        Raises:
+            ContinuityLost: Redis has forgotten the batch or what came before it.
+        """
+        if not spans:
+            return
+        args: list[str | bytes] = [batch]
+        for partition, span in spans.items():
+            args += _field(partition), self._known[partition], _text(span.next)
         letters = yield from evaluate(WATERMARK, [self._space.watermarks], args)
         if b"g" in letters:
-            yield from self._lost(positions)
-        for partition, position in positions.items():
-            self._known[partition] = max(self._known[partition], _text(position))
-            WATERMARK_OFFSET.labels(self._space.name, partition.topic, str(partition.partition)).set(position)
+            yield from self._raise_gap({partition: span.next for partition, span in spans.items()})
+        for partition, span in spans.items():
+            self._known[partition] = max(self._known[partition], _text(span.next))
+            WATERMARK_OFFSET.labels(self._space.name, partition.topic, str(partition.partition)).set(span.next)
 
-    def _lost(self, positions: Mapping[TopicPartition, int]) -> Step[None]:
+    def _raise_gap(self, positions: Mapping[TopicPartition, int]) -> Step[None]:
         rewind = yield from self.check(positions)
         if rewind is not None:
-            places = ", ".join(
-                f"{partition.topic}[{partition.partition}] from {at}" for partition, at in rewind.positions.items()
-            )
-            raise ContinuityLost(f"Redis lost applied events ({rewind.reason}): replay {places}", rewind)
+            places = ", ".join(f"{at.topic}[{at.partition}] from {offset}" for at, offset in rewind.positions.items())
+            raise ContinuityLost(f"Redis lacks applied events ({rewind.reason}): replay {places}", rewind)
 
     def _window(self) -> float:
         return self._space.clock.time() - self._space.policy.seconds_of("failover_window")
 
 
-def derive(changes: Sequence[Change]) -> dict[TopicPartition, int]:
-    """The next offsets after these changes."""
-    positions: dict[TopicPartition, int] = {}
+def spans_of(changes: Sequence[Change], positions: Mapping[TopicPartition, int] | None) -> dict[TopicPartition, Span]:
+    """The offsets that a batch covers; ``positions`` (next offsets) also cover records without a change."""
+    spans: dict[TopicPartition, Span] = {}
     for change in changes:
         if change.position is not None:
             topic, partition, offset = change.position
             at = TopicPartition(topic, partition)
-            if offset >= positions.get(at, 0):
-                positions[at] = offset + 1
-    return positions
+            known = spans.get(at)
+            if known is None:
+                spans[at] = Span(offset, offset + 1)
+            elif offset >= known.next:
+                spans[at] = Span(known.first, offset + 1)
+            elif offset < known.first:
+                spans[at] = Span(offset, known.next)
+    if positions is None:
+        return spans
+    return {at: Span(spans[at].first if at in spans else offset, offset) for at, offset in positions.items()}
+
+
+def _checked(replies: list[Any]) -> list[Any]:
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+    return replies
 
 
 def _field(partition: TopicPartition) -> str:

@@ -116,9 +116,13 @@ def explain(space: Space, key: str) -> Step[Explanation]:
         lease=lease.decode() if lease else None,
         lease_expires_in=lease_life if lease_life >= 0 else None,
         refusal=_refusal(refused) if refused else None,
-        watermarks={field.decode(): int(at) for field, at in marks.items() if field != b"redis"},
+        watermarks={field.decode(): int(at) for field, at in marks.items() if _is_partition(field)},
         ready=(len(ready) - (b"partitions" in ready), total),
     )
+
+
+def _is_partition(field: bytes) -> bool:
+    return field != b"redis" and not field.endswith(b":batch")
 
 
 def _refusal(data: bytes) -> Refusal:

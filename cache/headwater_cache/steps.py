@@ -88,14 +88,12 @@ def evaluate(script: Script, keys: list[str], args: list[str | bytes]) -> Step[A
 
 
 def evaluate_many(commands: Sequence[Command]) -> Step[list[Any]]:
-    """Run script calls in one pipeline; load missing scripts and run again what lacked them. Raises the first error."""
+    """Run script calls in one pipeline, all of them again if a script was missing: their order is kept, and they are
+    idempotent. Raises the first error reply."""
     replies: list[Any] = yield Batch(commands)
-    missing = [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-    if missing:
+    if any(isinstance(reply, NoScriptError) for reply in replies):
         yield Batch([("SCRIPT", "LOAD", each.source) for each in SCRIPTS])
-        again = yield Batch([commands[at] for at in missing])
-        for at, reply in zip(missing, again, strict=True):
-            replies[at] = reply
+        replies = yield Batch(commands)
     for reply in replies:
         if isinstance(reply, Exception):
             raise reply

@@ -9,6 +9,8 @@ import pytest
 import redis
 
 from cache.redis_server import RedisServer
+from cache.resp import RespPort
+from headwater_cache.scripts import SCRIPTS
 
 _names = itertools.count(1)
 
@@ -31,6 +33,16 @@ def raw(redis_server: RedisServer) -> Iterator[redis.Redis]:
     """A bare client, to look and to interfere."""
     with redis_server.client() as client:
         yield client
+
+
+@pytest.fixture
+def port(redis_server: RedisServer) -> Iterator[RespPort]:
+    """A bare connection on which the scripts are known."""
+    port = RespPort(redis_server.port)
+    for script in SCRIPTS:
+        port.ask(("SCRIPT", "LOAD", script.source))
+    yield port
+    port.close()
 
 
 @pytest.fixture

@@ -1,0 +1,90 @@
+"""The scripts once more, in Python, written from the rules and not from the Lua, for the differential test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from headwater_cache.entry import SEEN_SIZE
+
+
+@dataclass
+class Model:
+    """What Redis holds for some keys. Life: ms, ``"0"`` = for ever."""
+
+    entries: dict[str, bytes] = field(default_factory=dict)
+    lives: dict[str, str] = field(default_factory=dict)
+    leases: dict[str, bytes] = field(default_factory=dict)
+
+    def acquire(self, key: str, token: bytes, domain: bytes, seen: bytes) -> list[bytes | None]:
+        old = self.entries.get(key, b"")
+        if seen == b"?":
+            if old[:1] in (b"V", b"T") and old[2:10] == domain:
+                return [b"p"]
+        elif old[:SEEN_SIZE] != seen:
+            return [b"c", old or None]
+        if key in self.leases:
+            return [b"h"]
+        self.leases[key] = token
+        return [b"g"]
+
+    def release(self, key: str, token: bytes) -> int:
+        return int(self.leases.get(key) == token and self.leases.pop(key) is not None)
+
+    def invalidate(self, key: str, fence_ms: str) -> int:
+        self.leases.pop(key, None)
+        if key not in self.entries:
+            return 0
+        self._fence(key, self.entries[key], fence_ms)
+        return 1
+
+    def apply(self, who: str, may_create: bool, fence_ms: str, key: str, entry: bytes, token: bytes, life: str) -> str:
+        """One change. The letters are those of ``apply.lua``."""
+        live = bool(token) and self.leases.get(key) == token
+        if who == "L" and not live:
+            return "l"
+        old = self.entries.get(key)
+        may_serve = live or may_create
+        if old is None:
+            return self._served_or_fenced(key, entry, life, fence_ms, may_serve, "c" if live else "a")
+        if old[2:10] != entry[2:10]:
+            self._served_or_fenced(key, entry, life, fence_ms, may_serve, "d")
+            return "d"
+        if entry[:1] == b"N":
+            return self._negative(key, old, entry, life)
+        new, known = entry[10:40], old[10:40]
+        if new < known:
+            if live:
+                del self.leases[key]
+            return "s"
+        if old[:1] in (b"F", b"N"):
+            if new == known and old[:1] == b"F" and not may_serve:
+                return "e"
+            return self._served_or_fenced(key, entry, life, fence_ms, may_serve, "c" if live else "a")
+        if new > known or (entry[:1] == b"T" and old[:1] == b"V"):
+            return self._store(key, entry, life, "a")
+        if who != "L":
+            return "e"
+        if entry[:1] == old[:1]:
+            return self._store(key, entry, life, "r")
+        self.leases.pop(key, None)
+        return "e"
+
+    def _negative(self, key: str, old: bytes, entry: bytes, life: str) -> str:
+        if old[:1] == b"T":
+            self.leases.pop(key, None)
+            return "e"
+        return self._store(key, entry[:10] + old[10:40] + entry[40:], life, "c")
+
+    def _served_or_fenced(self, key: str, entry: bytes, life: str, fence_ms: str, may_serve: bool, letter: str) -> str:
+        if may_serve:
+            return self._store(key, entry, life, letter)
+        return self._fence(key, entry, fence_ms)
+
+    def _fence(self, key: str, entry: bytes, fence_ms: str) -> str:
+        return self._store(key, b"F" + entry[1:72] + b"\0\0", fence_ms, "f")
+
+    def _store(self, key: str, entry: bytes, life: str, letter: str) -> str:
+        self.entries[key] = entry
+        self.lives[key] = life
+        self.leases.pop(key, None)
+        return letter
