@@ -72,6 +72,12 @@ test-helm: setup $(TOOLS)/helm ## the chart: lint, three Kubernetes versions, he
 	@MYPYPATH=$(CHART_TESTS) $(BIN)/mypy $(CHART_TESTS)
 	@$(BIN)/pytest -o pythonpath=$(CHART_TESTS) $(CHART_TESTS) $(ARGS)
 
+test-alerts: setup $(TOOLS)/helm ## the alert rules: every one firing and quiet, every one with a runbook
+	@command -v promtool > /dev/null || { echo "promtool is missing: apt-get install prometheus"; exit 1; }
+	@promtool check rules helm/headwater/files/alerts.yaml
+	@promtool test rules $(CHART_TESTS)/alerts.promtool.yaml
+	@$(BIN)/pytest -o pythonpath=$(CHART_TESTS) $(CHART_TESTS)/test_alerts.py $(ARGS)
+
 docs: setup ## build the documentation into site/, with warnings as errors
 	@MYPYPATH=docs/hooks $(BIN)/mypy docs/hooks
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -78,6 +78,15 @@ HEADWATER_KAFKA_SECURITY_TOKEN_URL: {{ .tokenURL | quote }}
 {{- end }}
 {{- end }}
 HEADWATER_REGISTRY_URL: {{ .Values.registry.url | quote }}
+{{- with .Values.registry }}
+{{- if .tlsSecret }}
+HEADWATER_REGISTRY_CA: /etc/headwater/registry-tls/ca.crt
+{{- end }}
+{{- if .mutualTLS }}
+HEADWATER_REGISTRY_CERT: /etc/headwater/registry-tls/tls.crt
+HEADWATER_REGISTRY_KEY: /etc/headwater/registry-tls/tls.key
+{{- end }}
+{{- end }}
 HEADWATER_STATE_DIR: /var/lib/headwater
 {{- range $name, $value := .Values.settings }}
 {{ $name }}: {{ $value | quote }}
@@ -141,6 +150,9 @@ capabilities: {drop: [ALL]}
 {{- if .Values.kafka.security.tlsSecret }}
 - {name: kafka-tls, mountPath: /etc/headwater/kafka-tls, readOnly: true}
 {{- end }}
+{{- if .Values.registry.tlsSecret }}
+- {name: registry-tls, mountPath: /etc/headwater/registry-tls, readOnly: true}
+{{- end }}
 {{- end -}}
 
 {{- define "headwater.volumes" -}}
@@ -152,6 +164,10 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- with .root.Values.kafka.security.tlsSecret }}
 - name: kafka-tls
+  secret: {secretName: {{ . }}, defaultMode: 0440}
+{{- end }}
+{{- with .root.Values.registry.tlsSecret }}
+- name: registry-tls
   secret: {secretName: {{ . }}, defaultMode: 0440}
 {{- end }}
 {{- end -}}

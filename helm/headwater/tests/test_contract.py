@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import yaml
 from chart import CHART, REPOSITORY, Manifest, pods
 
 from headwater_schemas.settings import SETTINGS, Environment, KafkaSettings, RegistrySettings
+from headwater_streams import StreamApp
 
 KNOWN = {setting.name: setting for setting in SETTINGS}
 
@@ -63,6 +65,12 @@ def test_the_code_accepts_the_settings_that_the_chart_gives(manifests: list[Mani
             RegistrySettings.from_env(env)
 
 
+def test_faust_puts_its_folder_where_the_chart_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APP_DATADIR", "/var/lib/headwater/faust")
+
+    assert StreamApp("billing").conf.datadir == Path("/var/lib/headwater/faust")
+
+
 @pytest.mark.parametrize("command", ["worker", "api", "lag", "topics apply", "schemas check"])
 def test_every_command_that_a_pod_runs_exists(command: str) -> None:
     asked = [sys.executable, "-m", "headwater_ops.cli", *command.split(), "--help"]
@@ -79,7 +87,7 @@ def test_the_pods_run_no_other_commands(full: list[Manifest]) -> None:
         "headwater worker invoices:app",
         "headwater api",
         "headwater lag --serve",
-        "headwater topics apply",
+        "headwater topics apply --register",
         "headwater schemas check --registry",
     }
 

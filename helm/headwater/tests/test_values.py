@@ -15,6 +15,7 @@ REFUSED = {
     "SASL without credentials": ("kafka.security.credentialsSecret=", "/kafka/security/credentialsSecret"),
     "OAUTHBEARER without a token endpoint": ("kafka.security.mechanism=OAUTHBEARER", "/kafka/security/tokenURL"),
     "a client certificate without its Secret": ("kafka.security.mutualTLS=true", "/kafka/security/tlsSecret"),
+    "a registry certificate without its Secret": ("registry.mutualTLS=true", "/registry/tlsSecret"),
     "a registry URL with a password in it": ("registry.url=http://user:pw@registry", "/registry/url"),
     "an application that is no module and name": ("workers.orders.app=orders", "/workers/orders/app"),
     "a group without an application": ("workers.empty.replicas=1", "missing property 'app'"),

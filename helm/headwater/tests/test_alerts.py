@@ -1,0 +1,79 @@
+"""The alert rules: complete, about metrics that exist, with a runbook and a promtool test for each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, get_args
+
+import pytest
+import yaml
+from chart import CHART, REPOSITORY, Render
+
+RULES = yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())
+TESTS = yaml.safe_load((CHART / "tests" / "alerts.promtool.yaml").read_text())
+RUNBOOKS = (REPOSITORY / "docs" / "runbooks.md").read_text()
+PACKAGES = ("schemas", "producers", "cache", "streams", "tasks", "ops")
+
+
+def rules() -> Iterator[dict[str, Any]]:
+    for group in RULES["groups"]:
+        yield from group["rules"]
+
+
+ALERTS = [rule for rule in rules() if "alert" in rule]
+NAMES = sorted({rule["alert"] for rule in ALERTS})
+
+
+@pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: f"{rule['alert']}-{rule['labels']['severity']}")
+def test_every_alert_waits_has_a_severity_a_summary_and_a_runbook(rule: dict[str, Any]) -> None:
+    assert "for" in rule
+    assert rule["labels"]["severity"] in ("page", "warn", "none")
+    assert rule["annotations"]["summary"]
+    assert rule["annotations"]["runbook_url"] == f"docs/runbooks.md#{rule['alert'].lower()}"
+    assert f"\n### {rule['alert']}\n" in RUNBOOKS
+
+
+def test_every_runbook_belongs_to_an_alert() -> None:
+    assert sorted(re.findall(r"^### (\w+)$", RUNBOOKS, re.MULTILINE)) == NAMES
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "Watchdog"])
+def test_every_alert_is_tested_firing_and_quiet(name: str) -> None:
+    cases = [case for test in TESTS["tests"] for case in test["alert_rule_test"] if case["alertname"] == name]
+    fired = {alert["exp_labels"]["severity"] for case in cases for alert in case["exp_alerts"]}
+
+    assert fired == {rule["labels"]["severity"] for rule in ALERTS if rule["alert"] == name}
+    assert any(not case["exp_alerts"] for case in cases)
+
+
+def test_the_rules_ask_for_metrics_that_the_code_exports() -> None:
+    modules = [name for package in PACKAGES if find_spec(name := f"headwater_{package}.metrics")]
+    exported = {metric for name in modules for metric in get_args(import_module(name).MetricName)}
+    asked = {name for rule in rules() for name in re.findall(r"(?<![\w:])headwater_\w+(?!\w*:)", rule["expr"])}
+
+    assert asked
+    assert {re.sub(r"_(bucket|sum|count)$", "", name) for name in asked} <= exported
+
+
+def test_the_chart_ships_the_tested_rules_as_they_are(render: Render) -> None:
+    rendered = render(CHART / "ci" / "full-values.yaml").stdout
+    (shipped,) = (doc for doc in yaml.safe_load_all(rendered) if doc and doc["kind"] == "PrometheusRule")
+
+    assert shipped["spec"] == RULES
+
+
+def test_the_runbooks_can_be_anywhere(render: Render) -> None:
+    site = "https://docs.example.com/headwater/runbooks/"
+    rendered = render(CHART / "ci" / "full-values.yaml", "--set", f"metrics.runbooks={site}").stdout
+    (shipped,) = (doc for doc in yaml.safe_load_all(rendered) if doc and doc["kind"] == "PrometheusRule")
+
+    urls = {
+        rule["annotations"]["runbook_url"]
+        for group in shipped["spec"]["groups"]
+        for rule in group["rules"]
+        if "alert" in rule
+    }
+    assert urls == {f"{site}#{name.lower()}" for name in NAMES}
