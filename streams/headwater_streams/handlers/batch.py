@@ -215,6 +215,11 @@ class BatchRunner:
 
     def feed(self, tp: TP, messages: list[Message]) -> None:
         """Take records of one partition. Returns at once; await ``room`` before the next."""
+        expected = self._positions.get(tp, 0)
+        if messages[0].offset() < expected:  # fetched twice, around a pause
+            messages = [message for message in messages if message.offset() >= expected]
+            if not messages:
+                return
         self._positions[tp] = messages[-1].offset() + 1
         if tp.topic != self.family.topic:
             return  # nothing of a batch handler ever waits in a tier; whatever is there belongs to another

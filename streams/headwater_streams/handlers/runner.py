@@ -246,6 +246,11 @@ class Runner:
 
     def feed(self, tp: TP, messages: list[Message]) -> None:
         """Take records of one partition, in offset order. Returns at once; await ``room`` before the next batch."""
+        expected = self._positions.get(tp, 0)
+        if messages[0].offset() < expected:  # fetched twice, around a pause
+            messages = [message for message in messages if message.offset() >= expected]
+            if not messages:
+                return
         self._positions[tp] = messages[-1].offset() + 1
         if tp.topic == self.family.topic:
             self.metrics.consumed += len(messages)

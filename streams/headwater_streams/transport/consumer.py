@@ -51,6 +51,7 @@ class Consumer(faust_consumer.Consumer):
         self._inbox_records = 0
         self._throttled: set[TP] = set()
         self._skipped: dict[TP, int] = {}
+        self._next: dict[TP, int] = {}
         self._handover: dict[TP, int] | None = None
         self._regroup: asyncio.Task[None] | None = None
         self._changed = False
@@ -88,6 +89,7 @@ class Consumer(faust_consumer.Consumer):
         """Join the group for the agents' topics and the handlers'."""
         wanted = set(topics) | (self.pool.topics if self.pool is not None else set())
         self._counts = await self.group.partition_counts()
+        await self._declare_missing()
         missing = sorted(topic for topic in wanted if topic not in self._counts)
         if missing:
             self.log.warning("these topics do not exist yet and are waited for: %s", ", ".join(missing))
@@ -95,6 +97,15 @@ class Consumer(faust_consumer.Consumer):
             self.pool.start()
         await self.group.subscribe(wanted)
         self._regroup_soon()
+
+    async def _declare_missing(self) -> None:
+        """Create the agents' topics that do not exist, as Faust's settings say. Faust itself leaves that to brokers
+        that create topics when asked about them; few are allowed to."""
+        missing = [channel for channel in list(self.app.topics) if not self._counts.keys() >= set(channel.topics)]
+        for channel in missing:
+            await channel.declare()
+        if missing:
+            self._counts = await self.group.partition_counts()
 
     @property
     def polled_at(self) -> float:
@@ -164,6 +175,14 @@ class Consumer(faust_consumer.Consumer):
 
     async def _drain_messages(self, fetcher: Any) -> None:
         """Give agents their records, in Faust's own way; runs while Faust's fetcher does."""
+        try:
+            await self._drain_inbox(fetcher)
+        except asyncio.CancelledError:
+            # Faust takes a cancelled fetcher for one that a rebalance interrupted, and restarts it.
+            if not self.app.should_stop:
+                raise
+
+    async def _drain_inbox(self, fetcher: Any) -> None:
         while not (self.should_stop or fetcher.should_stop):
             if not self.flow_active:
                 await self.wait_first(self.can_resume_flow.wait())
@@ -184,9 +203,10 @@ class Consumer(faust_consumer.Consumer):
 
     async def _give(self, tp: TP, message: Message) -> None:
         offset = message.offset()
+        if offset < self._next.get(tp, 0):
+            return  # delivered before
+        self._next[tp] = offset + 1
         read = self._read_offset[tp]
-        if read is not None and offset < read:
-            return
         if read and offset - read > 1 and self.app.topics.acks_enabled_for(tp.topic):
             await self._add_gap(tp, read + 1, offset)
         await self.wait_first(self.callback(self._to_message(tp, message)), self.suspend_flow.wait())
@@ -283,9 +303,7 @@ class Consumer(faust_consumer.Consumer):
             if not self.app.rebalancing:
                 self.app.on_rebalance_start()
             self.app.consumer_generation_id += 1
-            while not self._inbox.empty():
-                self._inbox.get_nowait()
-            self._inbox_records = 0
+            self._take_inbox()
             self._skipped.clear()
             await self.on_partitions_assigned(set(self._agent_tps), self.app.consumer_generation_id)
 
@@ -309,7 +327,7 @@ class Consumer(faust_consumer.Consumer):
         self.group.resume(tp for tp in resumed if tp not in skipped)
 
     async def _resume_at(self, offsets: dict[TP, int]) -> None:
-        await self.group.seek(offsets)
+        await self._move_to(offsets)
         self.group.resume(offsets)
 
     def on_buffer_full(self, tp: TP) -> None:
@@ -340,14 +358,29 @@ class Consumer(faust_consumer.Consumer):
         low = {tp for tp, offset in committed.items() if offset is None}
         marks = await self.group.watermarks(low) if low else {}
         target = {tp: marks[tp][0] if offset is None else offset for tp, offset in committed.items()}
-        await self.group.seek(target)
+        await self._move_to(target)
         return target
 
     async def _seek(self, partition: TP, offset: int) -> None:
-        await self.group.seek({partition: offset})
+        await self._move_to({partition: offset})
+
+    async def _move_to(self, offsets: Mapping[TP, int]) -> None:
+        """Seek, and forget what was fetched from where we stood before: it would be delivered twice."""
+        await self.group.seek(offsets)
+        self._next.update(offsets)
+        kept = [entry for entry in self._take_inbox() if entry[0] not in offsets]
+        for tp, batch in kept:
+            self._deliver(tp, batch)
+
+    def _take_inbox(self) -> Batches:
+        taken = []
+        while not self._inbox.empty():
+            taken.append(self._inbox.get_nowait())
+        self._inbox_records = 0
+        return taken
 
     async def seek_wait(self, partitions: Mapping[TP, int]) -> None:
-        await self.group.seek(partitions)
+        await self._move_to(partitions)
         for tp, offset in partitions.items():
             # Faust compares the next record with the one before it.
             self._read_offset[tp] = offset if offset > 0 else None

@@ -211,16 +211,25 @@ class GroupConsumer:
         raise translate(error, f"consuming as group {self._settings.group}")
 
     def pause(self, partitions: Iterable[TP]) -> None:
-        """Stop fetching; what librdkafka had fetched ahead is dropped and fetched again on ``resume``. Quick."""
-        self._apply("pause", partitions)
+        """Stop fetching soon; what librdkafka had fetched ahead is dropped and fetched again on ``resume``.
+
+        Returns at once. Records that ``consume`` is just returning still come.
+        """
+        self._apply_soon("pause", partitions)
 
     def resume(self, partitions: Iterable[TP]) -> None:
-        """Fetch again, from where ``consume`` left off. Quick."""
-        self._apply("resume", partitions)
+        """Fetch again soon, from where ``consume`` left off. Returns at once."""
+        self._apply_soon("resume", partitions)
 
-    def _apply(self, method: Literal["pause", "resume"], partitions: Iterable[TP]) -> None:
+    def _apply_soon(self, method: Literal["pause", "resume"], partitions: Iterable[TP]) -> None:
+        # On the poll thread, like everything: beside a running consume() the position kept would be an old one.
+        wanted = list(partitions)
+        if wanted and not self._closed:
+            self._thread.submit(self._apply, method, wanted)
+
+    def _apply(self, method: Literal["pause", "resume"], partitions: list[TP]) -> None:
         ours = [TopicPartition(tp.topic, tp.partition) for tp in partitions if tp in self._assigned]
-        if not ours or self._closed:
+        if not ours:
             return
         try:
             getattr(self.raw, method)(ours)
@@ -344,8 +353,8 @@ class GroupConsumer:
         if self._closed or self._consumer is None:
             self._thread.shutdown(wait=False)
             return
-        await self._call(self.raw.close)
         self._closed = True
+        await self._call(self.raw.close)
         self._thread.shutdown(wait=False)
 
     async def _call(self, fun: Callable[..., T], *args: object) -> T:
