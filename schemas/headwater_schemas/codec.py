@@ -22,6 +22,7 @@ from msgspec import convert, to_builtins
 
 from headwater_schemas.catalogue import Catalogue, Schema
 from headwater_schemas.errors import InvalidValue, NotDecodable, SchemaMismatch
+from headwater_schemas.offender import offender
 from headwater_schemas.registry import Registry, SchemaRegistry
 from headwater_schemas.settings import Environment
 from headwater_schemas.soundness import unsound
@@ -106,7 +107,7 @@ class Codec:
         try:
             checked = convert(document, value_type(schema))
         except msgspec.ValidationError as exc:
-            raise _invalid(schema, exc) from exc
+            raise _mistyped(schema, exc) from exc
         record: dict[str, Any] = to_builtins(checked, builtin_types=NATIVE)
         return record
 
@@ -176,7 +177,7 @@ def _encoder(schema_id: int, schema: Schema) -> Encoder:
             convert(record, checked)
             schemaless_writer(buffer, parsed, record)
         except Exception as exc:  # fastavro raises whatever the value at hand happens to raise
-            raise _invalid(schema, _why(record, checked, exc)) from exc
+            raise _invalid(schema, checked, record, exc) from exc
         return prefix + buffer.getvalue()
 
     return encode
@@ -186,29 +187,44 @@ def _as_mapping(value: Any) -> Any:
     return to_builtins(value, builtin_types=NATIVE) if isinstance(value, msgspec.Struct) else value
 
 
-def _why(record: Any, checked: Any, exc: Exception) -> Exception:
-    """The error that knows the field, if the types can tell; they are stricter here than on the hot path."""
-    try:
-        convert(record, checked, builtin_types=NATIVE)
-    except msgspec.ValidationError as found:
-        return found
-    return exc
-
-
-_PATH: Final = re.compile(r"(?P<what>.*?)(?: - at `(?P<in>key in )?\$\.?(?P<path>.*)`)?")
+_PATH: Final = re.compile(r"(?P<what>.*?)(?: - at `(?:key in )?\$\.?(?P<path>.*)`)?", re.DOTALL)
+_ENUM: Final = re.compile(r"Invalid enum value .*", re.DOTALL)
 _NAMED: Final = re.compile(r"Object (?:missing required|contains unknown) field `(?P<name>[^`]*)`")
 
 
-def _invalid(schema: Schema, exc: Exception) -> InvalidValue:
+def _invalid(schema: Schema, checked: Any, record: Any, exc: Exception) -> InvalidValue:
     """What is wrong, where. The value itself is not quoted: errors end up in logs, and values may be personal."""
-    text = str(exc)
-    field: str | None = None
-    match = _PATH.fullmatch(text)
-    if isinstance(exc, msgspec.ValidationError) and match is not None:
-        text = match["what"]
-        named = _NAMED.fullmatch(text)
-        field = ".".join(part for part in (match["path"], named["name"] if named else None) if part) or None
-    return InvalidValue(f"{schema['name']}{'.' + field if field else ''}: {text}", field=field)
+    if isinstance(exc, msgspec.ValidationError):
+        return _mistyped(schema, exc)
+    found = offender(schema, record)
+    if found is None:
+        return _at(schema, None, str(exc))
+    field, why = found
+    try:
+        convert(record, checked, builtin_types=NATIVE)
+    except msgspec.ValidationError as strict:
+        # Text in place of a date or a decimal; the check says it better than fastavro.
+        mistyped = _mistyped(schema, strict)
+        if mistyped.field == field:
+            return mistyped
+    except UnicodeEncodeError:
+        # A lone surrogate where a date or a symbol should be: not even msgspec can look at it.
+        return _at(schema, field, why)
+    return _at(schema, field, why)
+
+
+def _mistyped(schema: Schema, exc: msgspec.ValidationError) -> InvalidValue:
+    match = _PATH.fullmatch(str(exc))
+    if match is None:
+        return _at(schema, None, str(exc))
+    named = _NAMED.fullmatch(match["what"])
+    parts = (match["path"], named["name"] if named else None)
+    what = _ENUM.sub("not a symbol of the enum", match["what"])
+    return _at(schema, ".".join(part for part in parts if part) or None, what)
+
+
+def _at(schema: Schema, field: str | None, message: str) -> InvalidValue:
+    return InvalidValue(f"{schema['name']}{'.' + field if field else ''}: {message}", field=field)
 
 
 def _decoder(registry: SchemaRegistry, reader: Schema | None, type_: Any) -> Decoder:
