@@ -11,6 +11,7 @@ from enum import StrEnum
 import msgspec
 
 __all__ = [
+    "ActedRecord",
     "Airline",
     "Airport",
     "AirportBoard",
@@ -27,6 +28,7 @@ __all__ = [
     "FlightStatus",
     "Leg",
     "LegKind",
+    "OperatorAction",
     "Plane",
     "RouteTotals",
     "Task",
@@ -353,6 +355,44 @@ class FlightScheduled(msgspec.Struct, frozen=True, kw_only=True):
     """Registration of the aircraft; null where the data has none."""
     distance_miles: int
     """Distance between the two airports, in miles."""
+
+
+class ActedRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One record. Of a purge: everything before this offset."""
+
+    partition: int
+    """Its partition, the same in the target."""
+    offset: int
+    """Its offset."""
+    target_offset: int | None = None
+    """Its offset in the target."""
+
+
+class OperatorAction(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operator did to records: who, when, to which, and where they went. Never holds a record's value."""
+
+    at: datetime.datetime
+    """When."""
+    actor: str
+    """Who: user@host of a command, the name of an API key."""
+    run: str
+    """One call of a command; a large one acts in several steps, each with an entry of its own."""
+    action: str
+    """dead-letters.redrive, dead-letters.edit or dead-letters.purge."""
+    topic: str
+    """The topic that was acted on; also the record's key."""
+    group: str | None = None
+    """The consumer group that the records belong to."""
+    target: str | None = None
+    """The topic that the records were written to."""
+    selection: str
+    """What was asked for."""
+    note: str | None = None
+    """Why, in the operator's words."""
+    changed: list[str] = msgspec.field(default_factory=list)
+    """Of an edit: the fields that differ now."""
+    records: list[ActedRecord]
+    """The records, in the order in which they were taken."""
 
 
 class Plane(msgspec.Struct, frozen=True, kw_only=True):
