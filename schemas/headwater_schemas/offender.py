@@ -61,6 +61,8 @@ def _refusal(schema: Any, value: Any) -> str | None:
         fastavro.schemaless_writer(BytesIO(), schema, value)
     except (SchemaParseException, UnknownType):
         return None  # a union whose branches refer to types outside of it cannot be judged alone
+    except UnicodeEncodeError as exc:
+        return f"text that UTF-8 cannot hold: {exc.reason}"
     except Exception as exc:  # fastavro raises whatever the value at hand happens to raise
         return _reason(schema, value, str(exc))
     return None
