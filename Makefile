@@ -75,7 +75,7 @@ test-helm: setup $(TOOLS)/helm ## the chart: lint, three Kubernetes versions, he
 test-alerts: setup $(TOOLS)/helm ## the alert rules: every one firing and quiet, every one with a runbook
 	@command -v promtool > /dev/null || { echo "promtool is missing: apt-get install prometheus"; exit 1; }
 	@promtool check rules helm/headwater/files/alerts.yaml
-	@promtool test rules $(CHART_TESTS)/alerts.promtool.yaml
+	@promtool test rules $(CHART_TESTS)/*.promtool.yaml
 	@$(BIN)/pytest -o pythonpath=$(CHART_TESTS) $(CHART_TESTS)/test_alerts.py $(ARGS)
 
 docs: setup ## build the documentation into site/, with warnings as errors
@@ -99,3 +99,19 @@ gate: setup ## the contracts: nothing breaks since main and the releases, typed 
 
 bench-codec: setup ## the codec against bare fastavro, as ratios
 	@$(BIN)/python bench/codec.py $(ARGS)
+
+# --- cache -------------------------------------------------------------------------------------------------------
+.PHONY: chaos-cache bench-stampede bench-cache
+CACHE_BENCH := PYTHONPATH=tests $(BIN)/python bench
+
+chaos-cache: setup ## random schedules of the cache with accidents: ARGS="--schedules 10000 --json"
+	@$(CACHE_BENCH)/cache_chaos.py $(ARGS)
+
+bench-stampede: setup ## one cold key, 200 readers in 8 processes: loads and Redis commands
+	@$(CACHE_BENCH)/cache_stampede.py $(ARGS)
+
+bench-cache: setup ## the cache's hot paths against bare redis-py
+	@$(CACHE_BENCH)/cache_paths.py $(ARGS)
+
+chaos: setup ## seeded faults on real processes: lost, order violations, duplicates (ARGS="--seeds 5 --start 1 --json")
+	@PYTHONPATH=bench $(BIN)/python -m chaos.run $(ARGS)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import redis
@@ -60,30 +59,34 @@ def _of_reply(exc: exceptions.ResponseError) -> HeadwaterError:
 
 
 class _Guard:
-    """Lets a call through, or not, and tells the breaker how it went."""
+    """Lets a call through or not, and tells the breaker how it went."""
 
     def __init__(self, breaker: Breaker, clock: Clock) -> None:
         self._breaker = breaker
         self._clock = clock
 
-    @contextmanager
-    def __call__(self, *, timed: bool) -> Iterator[None]:
+    def enter(self) -> float:
+        """When the call begins.
+
+        Raises:
+            CacheUnavailable: the breaker is open.
+        """
         if not self._breaker.allows():
             raise CacheUnavailable("Redis was down or slow a moment ago, so it was not asked (circuit breaker)")
-        began = self._clock.monotonic()
-        try:
-            yield
-        except exceptions.NoScriptError:
+        return self._clock.monotonic()
+
+    def leave(self, began: float) -> None:
+        """The call was answered. A pipeline may take its time: 0 says that it was quick."""
+        self._breaker.record(True, self._clock.monotonic() - began if began else 0.0)
+
+    def failed(self, exc: Exception) -> Exception:
+        """The error to raise for ``exc``: one of ours, but for a missing script, which ``steps.evaluate`` answers."""
+        if isinstance(exc, exceptions.NoScriptError):
             self._breaker.record(True, 0.0)
-            raise  # `steps.evaluate` answers it
-        except (exceptions.RedisError, OSError) as exc:
-            error = translate(exc)
-            self._breaker.record(not isinstance(error, CacheUnavailable), 0.0)
-            raise error from exc
-        except BaseException:  # cancelled: how Redis is doing is not known
-            self._breaker.record(True, 0.0)
-            raise
-        self._breaker.record(True, self._clock.monotonic() - began if timed else 0.0)
+            return exceptions.NoScriptError(*exc.args)
+        error = translate(exc)
+        self._breaker.record(not isinstance(error, CacheUnavailable), 0.0)
+        return error
 
 
 class _SyncPort:
@@ -92,14 +95,31 @@ class _SyncPort:
         self._guard = guard
 
     def ask(self, command: Command) -> Any:
-        with self._guard(timed=True):
-            return self._client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
+        began = self._guard.enter()
+        try:
+            reply = self._client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
+        except _FAILURES as exc:
+            raise self._guard.failed(exc) from exc
+        except BaseException:
+            self._guard.leave(0.0)  # how Redis is doing is not known
+            raise
+        self._guard.leave(began)
+        return reply
 
     def batch(self, commands: Sequence[Command]) -> list[Any]:
-        with self._guard(timed=False), self._client.pipeline(transaction=False) as pipe:
-            for command in commands:
-                pipe.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
-            return _translated_all(pipe.execute(raise_on_error=False))
+        self._guard.enter()
+        try:
+            with self._client.pipeline(transaction=False) as pipe:
+                for command in commands:
+                    pipe.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
+                replies = pipe.execute(raise_on_error=False)
+        except _FAILURES as exc:
+            raise self._guard.failed(exc) from exc
+        except BaseException:
+            self._guard.leave(0.0)  # how Redis is doing is not known
+            raise
+        self._guard.leave(0.0)
+        return _translated_all(replies)
 
 
 class _AsyncPort:
@@ -108,15 +128,31 @@ class _AsyncPort:
         self._guard = guard
 
     async def ask(self, command: Command) -> Any:
-        with self._guard(timed=True):
-            return await self._client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
+        began = self._guard.enter()
+        try:
+            reply = await self._client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
+        except _FAILURES as exc:
+            raise self._guard.failed(exc) from exc
+        except BaseException:
+            self._guard.leave(0.0)  # how Redis is doing is not known
+            raise
+        self._guard.leave(began)
+        return reply
 
     async def batch(self, commands: Sequence[Command]) -> list[Any]:
-        with self._guard(timed=False):
+        self._guard.enter()
+        try:
             async with self._client.pipeline(transaction=False) as pipe:
                 for command in commands:
                     pipe.execute_command(*command)
-                return _translated_all(await pipe.execute(raise_on_error=False))
+                replies = await pipe.execute(raise_on_error=False)
+        except _FAILURES as exc:
+            raise self._guard.failed(exc) from exc
+        except BaseException:
+            self._guard.leave(0.0)  # how Redis is doing is not known
+            raise
+        self._guard.leave(0.0)
+        return _translated_all(replies)
 
 
 def _translated_all(replies: list[Any]) -> list[Any]:
@@ -194,3 +230,4 @@ class Connection:
 
 
 _RETRIED = (exceptions.ConnectionError,)
+_FAILURES = (exceptions.RedisError, OSError)

@@ -1,0 +1,71 @@
+"""Random schedules of the cache with accidents: `make chaos-cache ARGS="--schedules 10000 --json"`.
+
+Each seed is one interleaving of readers, writers and consumers, with kills, evictions, failovers and an emptied Redis
+(tests/cache/schedules.py says how). ``stuck`` counts the schedules that broke an invariant; each is printed with its
+seed, which plays it again: ``--seed N --schedules 1``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from cache.redis_server import RedisServer
+from cache.resp import RespPort
+from cache.schedules import Report, play
+
+
+def main() -> None:
+    """Play the schedules; exit code 1 if one got stuck."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--schedules", type=int, default=10_000, help="how many (default 10000)")
+    parser.add_argument("--seed", type=int, help="the first seed (default: random, printed)")
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    arguments = parser.parse_args()
+    seed: int = random.SystemRandom().randrange(10**9) if arguments.seed is None else arguments.seed
+
+    with tempfile.TemporaryDirectory(prefix="headwater-chaos-") as folder:
+        server = RedisServer(Path(folder))
+        try:
+            began = time.perf_counter()
+            report = _play(RespPort(server.port), seed, arguments.schedules)
+            elapsed = time.perf_counter() - began
+        finally:
+            server.kill()
+
+    for line in report.seeds:
+        print(line, file=sys.stderr)
+    result = {
+        "bench": "chaos-cache",
+        "schedules": report.schedules,
+        "stuck": report.stuck,
+        "seed": seed,
+        "seconds": round(elapsed, 1),
+        "outcomes": dict(sorted(report.outcomes.items())),
+    }
+    if arguments.json:
+        print(json.dumps(result))
+    else:
+        print(f"{report.schedules} schedules from seed {seed} in {elapsed:.0f} s: {report.stuck} stuck")
+    sys.exit(1 if report.stuck else 0)
+
+
+def _play(port: RespPort, seed: int, schedules: int) -> Report:
+    whole = Report()
+    for start in range(0, schedules, 1000):
+        part = play(port, range(seed + start, seed + min(start + 1000, schedules)))
+        whole.schedules += part.schedules
+        whole.stuck += part.stuck
+        whole.seeds += part.seeds
+        whole.outcomes.update(part.outcomes)
+        print(f"{whole.schedules}/{schedules} played, {whole.stuck} stuck", file=sys.stderr)
+    return whole
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""The hot paths against bare redis-py, side by side in one process: `make bench-cache ARGS=--json`.
+
+    hit          EntityCache.get of a 200-byte value / Redis.get, blocking         bar <= 1.3
+    hit async    the same for asyncio
+    apply        apply_many of 500 changes / a pipeline of 500 SET                  bar <= 4
+    replay       the same changes once more: all are equal
+
+Each run times every subject once, in turn, so that a slow moment of the machine hits all of them; the ratio is taken
+within a run, and the median over the runs is reported with its spread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import redis
+import redis.asyncio
+
+from cache.redis_server import RedisServer
+from headwater_cache import Change, EntityCache, MsgpackValues, Position, TopicPartition, log_version
+from headwater_cache.testing import MemoryLog
+
+GETS, BATCH, BATCHES = 2000, 500, 10
+VALUE = {"flight_id": "2013-01-01-UA-1545-EWR", "carrier": "UA", "status": "DEPARTED", "note": "x" * 120}
+PAYLOAD = MsgpackValues[Any]().encode(VALUE)[1]
+
+
+class Paths:
+    """The subjects. Each returns the seconds that one operation took."""
+
+    def __init__(self, url: str) -> None:
+        self.bare = redis.Redis.from_url(url)
+        self.bare.set("bare", PAYLOAD)
+        self.url = url
+        self.cache = EntityCache[dict[str, str]]("bench", url, log=MemoryLog())
+        self.cache.put("hit", VALUE)
+        self.offset = 0
+        self.cache.check_continuity({TopicPartition("bench.changes", 0): 0})
+        self.changes: list[list[Change]] = []
+
+    def get_bare(self) -> float:
+        return _each(lambda: self.bare.get("bare"), GETS)
+
+    def get(self) -> float:
+        return _each(lambda: self.cache.get("hit"), GETS)
+
+    def get_bare_async(self) -> float:
+        async def run() -> float:
+            async with redis.asyncio.Redis.from_url(self.url) as client:
+                await client.get("bare")
+                began = time.perf_counter()
+                for _ in range(GETS):
+                    await client.get("bare")
+                return (time.perf_counter() - began) / GETS
+
+        return asyncio.run(run())
+
+    def get_async(self) -> float:
+        async def run() -> float:
+            async with self.cache:
+                await self.cache.aget("hit")
+                began = time.perf_counter()
+                for _ in range(GETS):
+                    await self.cache.aget("hit")
+                return (time.perf_counter() - began) / GETS
+
+        return asyncio.run(run())
+
+    def set_pipelined(self) -> float:
+        def run() -> None:
+            with self.bare.pipeline(transaction=False) as pipe:
+                for number in range(BATCH):
+                    pipe.set(f"bare:{number}", PAYLOAD)
+                pipe.execute()
+
+        return _each(run, BATCHES) / BATCH
+
+    def apply(self) -> float:
+        self.changes = [self._batch() for _ in range(BATCHES)]
+        return self.replay()
+
+    def replay(self) -> float:
+        batches = iter(self.changes)
+        return _each(lambda: self.cache.apply_many(next(batches)), BATCHES) / BATCH
+
+    def _batch(self) -> list[Change]:
+        start, self.offset = self.offset, self.offset + BATCH
+        return [
+            Change(f"k{at % BATCH}", log_version(1, at), PAYLOAD, 0, Position("bench.changes", 0, at))
+            for at in range(start, start + BATCH)
+        ]
+
+
+RATIOS = {
+    "hit": ("get", "get_bare", 1.3),
+    "hit_async": ("get_async", "get_bare_async", None),
+    "apply": ("apply", "set_pipelined", 4.0),
+    "replay": ("replay", "set_pipelined", None),
+}
+
+
+def _each(operation: Callable[[], object], count: int) -> float:
+    began = time.perf_counter()
+    for _ in range(count):
+        operation()
+    return (time.perf_counter() - began) / count
+
+
+def main() -> None:
+    """Run and print; exit code 1 if a bar is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="headwater-bench-") as folder:
+        server = RedisServer(Path(folder))
+        try:
+            result = _measure(Paths(server.url), arguments.runs)
+        finally:
+            server.kill()
+    if arguments.json:
+        print(json.dumps(result))
+    else:
+        for name, of in result["ratios"].items():
+            print(f"{name:>10}  {of['ratio']:.2f}  ({of['low']:.2f} to {of['high']:.2f})  bar {of['bar']}")
+    sys.exit(1 if any(of["bar"] and of["ratio"] > of["bar"] for of in result["ratios"].values()) else 0)
+
+
+def _measure(paths: Paths, runs: int) -> dict[str, Any]:
+    subjects = [subject for ours, bare, _ in RATIOS.values() for subject in (bare, ours)]
+    times: dict[str, list[float]] = {subject: [] for subject in subjects}
+    for run in range(runs + 1):  # the first warms up
+        measured = {subject: getattr(paths, subject)() for subject in dict.fromkeys(subjects)}
+        if run:
+            for subject, seconds in measured.items():
+                times[subject].append(seconds)
+    ratios = {}
+    for name, (ours, bare, bar) in RATIOS.items():
+        within = [mine / theirs for mine, theirs in zip(times[ours], times[bare], strict=True)]
+        ratios[name] = {
+            "ratio": round(statistics.median(within), 3),
+            "low": round(min(within), 3),
+            "high": round(max(within), 3),
+            "bar": bar,
+            "microseconds": round(statistics.median(times[ours]) * 1e6, 2),
+            "bare_microseconds": round(statistics.median(times[bare]) * 1e6, 2),
+        }
+    return {"bench": "cache", "runs": runs, "ratios": ratios}
+
+
+if __name__ == "__main__":
+    main()
