@@ -1,10 +1,9 @@
-"""The metrics page, from the ``metrics`` module of every package."""
+"""The metrics page, from the modules that declare metrics."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib import import_module
-from importlib.util import find_spec
 from inspect import isclass
 from types import ModuleType
 from typing import Any, get_args
@@ -13,7 +12,14 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
 from table import table
 
-PACKAGES = ("schemas", "producers", "cache", "streams", "tasks", "ops")
+MODULES = {
+    "headwater-schemas": "headwater_schemas.metrics",
+    "headwater-producers": "headwater_producers.metrics",
+    "headwater-cache": "headwater_cache.metrics",
+    "headwater-streams": "headwater_streams.metrics",
+    "headwater-tasks": "headwater_tasks.metrics",
+    "Lag collector": "headwater_ops.lag.collector",
+}
 
 HEAD = """# Metrics
 
@@ -23,20 +29,21 @@ no business key is ever a label.
 
 
 def metrics_page() -> str:
-    """The page as Markdown; a section for each package that has a ``metrics`` module.
+    """The page as Markdown: a section for each module that declares metrics.
 
     Raises:
-        AssertionError: a metric is not in its package's ``MetricName``, or a name there belongs to no metric.
+        AssertionError: a metric is not in its module's ``MetricName``.
     """
-    modules = {package: f"headwater_{package}.metrics" for package in PACKAGES}
-    sections = [_section(package, import_module(name)) for package, name in modules.items() if find_spec(name)]
-    return "\n".join([HEAD, *sections])
+    return "\n".join([HEAD, *(_section(title, import_module(name)) for title, name in MODULES.items())])
 
 
-def _section(package: str, module: ModuleType) -> str:
-    rows = sorted(_rows(module))
-    assert {row[0].strip("`") for row in rows} == set(get_args(module.MetricName)), f"{module.__name__}: MetricName"
-    return f"## headwater-{package}\n\n" + table(["metric", "type", "labels", "meaning"], rows)
+def _section(title: str, module: ModuleType) -> str:
+    rows = {row[0]: row for row in _rows(module)}
+    names = {f"`{name}`" for name in get_args(module.MetricName)}
+    assert rows.keys() <= names, f"{module.__name__}: {rows.keys() - names} is not in MetricName"
+    # A collector may hold back a metric until it has a value; its name is known all the same.
+    rows |= {name: [name, "", "", ""] for name in names - rows.keys()}
+    return f"## {title}\n\n" + table(["metric", "type", "labels", "meaning"], sorted(rows.values()))
 
 
 def _rows(module: ModuleType) -> Iterator[list[str]]:
@@ -46,7 +53,7 @@ def _rows(module: ModuleType) -> Iterator[list[str]]:
             yield _row(family.name, family.type, value._labelnames, family.documentation)  # no public way to ask
         elif isclass(value) and Collector in value.__bases__:
             collector: Any = value
-            for family in collector("").collect():  # made with an empty group: it has names and no samples
+            for family in collector("").collect():  # made empty: it has names and no samples
                 yield _row(family.name, family.type, family._labelnames, family.documentation)
 
 
