@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from headwater_ops.demo.boards import Fact, fold_legs, fold_weather, legs_by_airport, new_board, rank_routes
-from headwater_ops.demo.events import ARRIVED, CANCELLED, DEPARTED, WEATHER, DemoEvent, References
+from headwater_ops.demo.events import DemoEvent, References
 from headwater_ops.demo.flights import fold_flight
+from headwater_ops.demo.topics import ARRIVED, CANCELLED, DEPARTED, WEATHER
 
 KINDS = {DEPARTED: "DEPARTED", ARRIVED: "ARRIVED", CANCELLED: "CANCELLED"}
 

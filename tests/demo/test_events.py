@@ -10,18 +10,8 @@ import pytest
 
 from headwater_ops.demo.dataset import Dataset
 from headwater_ops.demo.entities import entity_values
-from headwater_ops.demo.events import (
-    ARRIVED,
-    CANCELLED,
-    DEPARTED,
-    SCHEDULED,
-    WEATHER,
-    DemoEvent,
-    flight_id,
-    references,
-    replay,
-    zones,
-)
+from headwater_ops.demo.events import DemoEvent, flight_id, references, replay, zones
+from headwater_ops.demo.topics import ARRIVED, CANCELLED, DEPARTED, SCHEDULED, WEATHER
 from headwater_schemas.catalogue import PACKAGE_FOLDER, Catalogue
 from headwater_schemas.codec import Codec
 from headwater_schemas.registry import LocalRegistry

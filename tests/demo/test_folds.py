@@ -10,9 +10,10 @@ import pytest
 from demo.folding import fold_all
 from headwater_ops.demo.boards import Fact, fold_legs, fold_weather, legs_by_airport, new_board, rank_routes
 from headwater_ops.demo.dataset import Dataset
-from headwater_ops.demo.events import FLIGHT_TOPICS, DemoEvent, references, replay
+from headwater_ops.demo.events import DemoEvent, references, replay
 from headwater_ops.demo.flights import complete, fold_flight
 from headwater_ops.demo.oracle import Oracle, differences
+from headwater_ops.demo.topics import FLIGHT_TOPICS
 
 
 @pytest.mark.parametrize("order", ["in time", "shuffled, with repetitions"])

@@ -7,8 +7,9 @@ from collections import Counter
 import pytest
 
 from headwater_ops.demo.dataset import Dataset
-from headwater_ops.demo.events import FLIGHT_TOPICS, DemoEvent, replay
+from headwater_ops.demo.events import DemoEvent, replay
 from headwater_ops.demo.poison import POISON_RECORDS, Poison, Poisoner
+from headwater_ops.demo.topics import FLIGHT_TOPICS
 from headwater_schemas.catalogue import PACKAGE_FOLDER, Catalogue
 from headwater_schemas.codec import Codec
 from headwater_schemas.errors import NotDecodable, SchemaMismatch

@@ -14,9 +14,10 @@ import pytest
 from demo.folding import enrich_from
 from headwater_ops.demo.boards import legs_by_airport
 from headwater_ops.demo.dataset import Dataset
-from headwater_ops.demo.events import FLIGHT_TOPICS, WEATHER, DemoEvent, References, references, replay
+from headwater_ops.demo.events import DemoEvent, References, references, replay
 from headwater_ops.demo.oracle import Oracle, differences
 from headwater_ops.demo.stores import Boards, Flights, Read
+from headwater_ops.demo.topics import FLIGHT_TOPICS, WEATHER
 
 PARTITIONS = 4
 LEGS = "flights.legs"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from headwater_ops.demo.events import DEPARTED, SCHEDULED, WEATHER, DemoEvent
+from headwater_ops.demo.events import DemoEvent
 from headwater_ops.demo.figures import quantile
 from headwater_ops.demo.flights import OFFSETS
+from headwater_ops.demo.topics import DEPARTED, SCHEDULED, WEATHER
 from headwater_ops.demo.visibility import Visibility
 from headwater_schemas.clock import ManualClock
 

@@ -15,33 +15,29 @@ recognised by its offsets (see ``stores`` and ``boards``).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from functools import cache
 from typing import Any
+
+from faust.types import TP
 
 from headwater_cache import EntityCache, RedisSettings
 from headwater_ops.demo.boards import legs_by_airport
 from headwater_ops.demo.delays import DelayReport, ReportDeskBusy, delayed_event, is_late, stumbles, summary
 from headwater_ops.demo.entities import BOARD, CONTRACTS, FLIGHT, Entities
-from headwater_ops.demo.events import FLIGHT_TOPICS, SCHEDULED, WEATHER
 from headwater_ops.demo.flights import events_known
 from headwater_ops.demo.memory import Memory
 from headwater_ops.demo.names import Names
-from headwater_ops.demo.restore import read_partition
 from headwater_ops.demo.stores import Boards, Flights, Read
+from headwater_ops.demo.topics import DELAYED, FLIGHT_TOPICS, GROUP, LEGS, REPORT, SCHEDULED, WEATHER
 from headwater_schemas.settings import KafkaSettings
 from headwater_schemas.wire import change_topic
 from headwater_streams import EventContext, RecordBatch, Retry, StreamApp
 from headwater_streams.cache_sync import sync_cache
+from headwater_streams.transport.log import Log
 from headwater_tasks import TaskClient, install, task
 from headwater_tasks.projection import project
 
-__all__ = ["DELAYED", "GROUP", "LEGS", "REPORT", "app"]
-
-GROUP = "flights"
-LEGS = "flights.legs"
-DELAYED = "flights.delayed"
-REPORT = "delay.report"
+__all__ = ["app"]
 
 Value = dict[str, Any]
 
@@ -128,12 +124,13 @@ async def _restored_boards(partition: int) -> Boards:
 
 def _latest(entity: str, partition: int) -> dict[str, tuple[int, Value]]:
     """Version and value of each key on a partition of an entity's change topic. Blocks."""
-    topic = change_topic(entity)
-    decode = app.codec.decoder(topic)
+    tp = TP(change_topic(entity), partition)
+    decode = app.codec.decoder(tp.topic)
+    log = Log(KafkaSettings.from_env(app.env))
     latest: dict[str, tuple[int, Value]] = {}
-    for record in read_partition(KafkaSettings.from_env(app.env), topic, partition):
-        if record.value is not None:
-            change: Mapping[str, Any] = decode(record.value)
+    for record in log.read({tp: (log.starts([tp])[tp], log.ends([tp])[tp])}):
+        if record.value() is not None:
+            change = decode(record.value())
             latest[change["key"]] = change["version"], entities().decode(entity, change)
     return latest
 

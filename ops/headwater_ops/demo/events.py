@@ -21,28 +21,18 @@ from typing import Any, NamedTuple
 
 from headwater_ops.demo.dataset import NA, Dataset, FlightRow, WeatherRow
 from headwater_ops.demo.times import DAY, ORIGIN_ZONE, UNLISTED_ZONES, at, first_after, instant
+from headwater_ops.demo.topics import ARRIVED, CANCELLED, DEPARTED, SCHEDULED, WEATHER
 
 __all__ = [
-    "ARRIVED",
-    "CANCELLED",
-    "DEPARTED",
-    "FLIGHT_TOPICS",
-    "SCHEDULED",
-    "WEATHER",
     "DemoEvent",
     "References",
+    "count_events",
     "flight_id",
     "references",
     "replay",
     "zones",
 ]
 
-SCHEDULED = "flights.scheduled"
-DEPARTED = "flights.departed"
-ARRIVED = "flights.arrived"
-CANCELLED = "flights.cancelled"
-WEATHER = "weather.observed"
-FLIGHT_TOPICS = (SCHEDULED, DEPARTED, ARRIVED, CANCELLED)
 
 _AHEAD = DAY
 
@@ -80,6 +70,12 @@ def replay(data: Dataset) -> Iterator[DemoEvent]:
     """Every event of the data set in the order of time. Pure: no clock, no waiting; the caller sets the pace."""
     merged = heapq.merge(_flights(data.flights, zones(data)), _weather(data.weather), key=_due)
     return (event for _, event in merged)
+
+
+def count_events(data: Dataset) -> int:
+    """How many events ``replay`` gives."""
+    landed = sum(row.arr_time != NA for row in data.flights)
+    return 2 * len(data.flights) + landed + len(data.weather)  # each is scheduled, and departs or is cancelled
 
 
 def _due(timed: tuple[int, DemoEvent]) -> int:

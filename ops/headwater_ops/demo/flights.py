@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from headwater_ops.demo.events import ARRIVED, CANCELLED, DEPARTED, SCHEDULED
+from headwater_ops.demo.topics import ARRIVED, CANCELLED, DEPARTED, SCHEDULED
 
 __all__ = ["OFFSETS", "STATUSES", "Enrich", "complete", "events_known", "fold_flight", "shows"]
 

@@ -69,9 +69,9 @@ class Oracle:
         for row in self._data.flights:
             yield _key(row), self._flight(row)
 
-    def delayed_arrivals(self) -> int:
-        """How many flights arrived more than three hours late: one ``delay.report`` task for each."""
-        return sum(row.arr_delay != "NA" and int(row.arr_delay) > 180 for row in self._data.flights)
+    def delayed_flights(self) -> list[str]:
+        """The flights that arrived more than three hours late: one ``delay.report`` task for each."""
+        return [_key(row) for row in self._data.flights if row.arr_delay != "NA" and int(row.arr_delay) > 180]
 
     def airports(self) -> dict[str, Expected]:
         """The board of every airport that a flight used."""

@@ -9,7 +9,8 @@ from typing import Any, Final, NamedTuple
 
 import fastavro
 
-from headwater_ops.demo.events import FLIGHT_TOPICS, DemoEvent
+from headwater_ops.demo.events import DemoEvent
+from headwater_ops.demo.topics import FLIGHT_TOPICS
 from headwater_schemas.catalogue import Catalogue, Schema
 from headwater_schemas.registry import SchemaRegistry
 from headwater_schemas.wire import Reason, frame

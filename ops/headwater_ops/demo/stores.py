@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from headwater_ops.demo.boards import Fact, fold_legs, fold_weather, new_board, rank_routes
-from headwater_ops.demo.events import ARRIVED, CANCELLED, DEPARTED, WEATHER
 from headwater_ops.demo.flights import OFFSETS, Enrich, complete, fold_flight
+from headwater_ops.demo.topics import ARRIVED, CANCELLED, DEPARTED, WEATHER
 
 __all__ = ["Boards", "Flights", "Read"]
 

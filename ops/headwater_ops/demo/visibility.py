@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from headwater_ops.demo.events import FLIGHT_TOPICS, DemoEvent
+from headwater_ops.demo.events import DemoEvent
 from headwater_ops.demo.flights import shows
+from headwater_ops.demo.topics import FLIGHT_TOPICS
 from headwater_schemas.clock import Clock
 
 __all__ = ["Visibility"]
