@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import subprocess
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import kubernetes_validate
 import pytest
@@ -174,3 +177,31 @@ def test_a_name_prefix_that_would_have_to_be_cut_is_refused(render: Render) -> N
 
     assert rendered.returncode != 0
     assert "has 36 characters and may have 30: set fullnameOverride" in rendered.stderr
+
+
+def test_the_test_pod_waits_for_a_part_and_names_the_one_that_is_not_ready(full: list[Manifest]) -> None:
+    answers = iter([503, 200])
+
+    class Part(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(next(answers))
+            self.end_headers()
+            self.wfile.write(b"joining the group")
+
+        def log_message(self, *args: object) -> None:
+            """Say nothing."""
+
+    (container,) = next(pod for name, pod in pods(full) if name.startswith("Pod/"))["spec"]["containers"]
+    script = container["command"][2].replace("+ 120", "+ 3")
+    with HTTPServer(("127.0.0.1", 0), Part) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/readyz"
+        ready = subprocess.run(
+            [sys.executable, "-c", script, url], capture_output=True, text=True, timeout=60, check=False
+        )
+        server.shutdown()
+    gone = subprocess.run([sys.executable, "-c", script, url], capture_output=True, text=True, timeout=60, check=False)
+
+    assert (ready.returncode, ready.stdout) == (0, f"{url} 200\n"), ready.stderr
+    assert gone.returncode == 1
+    assert url in gone.stderr
