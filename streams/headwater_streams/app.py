@@ -44,6 +44,7 @@ from headwater_streams.metrics import HandlerMetrics, WorkerMetrics
 from headwater_streams.transport.consumer import Consumer
 from headwater_streams.transport.producer import Producer
 from headwater_streams.transport.topics import TopicRequest, create_topics, topic_partitions
+from headwater_streams.transport.waiting import until_available
 
 __all__ = ["StreamApp"]
 
@@ -227,7 +228,7 @@ class StreamApp(faust.App):
         consumer = self.consumer
         if not isinstance(consumer, Consumer):
             raise UsageError("handlers need the headwater:// transport; leave the broker setting to StreamApp")
-        families = await self._families(consumer)
+        families = await until_available(lambda: self._families(consumer))
         envelope = Envelope(self.conf.id, self.clock)
         for spec in self.specs:
             for topic in spec.topics:

@@ -10,12 +10,12 @@ from typing import Protocol
 
 from faust.types import TP
 
-from headwater_schemas.errors import HeadwaterError
 from headwater_streams.handlers.agent import BatchChannel
 from headwater_streams.handlers.family import Family
 from headwater_streams.handlers.fences import Fences
 from headwater_streams.handlers.message import Message
 from headwater_streams.metrics import WorkerMetrics
+from headwater_streams.transport.waiting import until_available
 
 __all__ = ["HandlerPool", "HandlerRunner", "Membership", "ReadFences"]
 
@@ -188,18 +188,10 @@ class HandlerPool:
         family = self._family_of[main.topic]
         siblings = self._siblings(main)
         returning = siblings - {main}
-        delay = 0.1
-        while True:
-            try:
-                committed = await self._group.committed(siblings)
-                marks = await self._group.watermarks(returning)
-                ranges = {tp: (max(committed[tp] or 0, low), high) for tp, (low, high) in marks.items()}
-                fences = await self._fences(family, main.partition, ranges)
-                break
-            except HeadwaterError as exc:
-                logger.warning("%s[%d] cannot start yet: %s", main.topic, main.partition, exc)
-                await asyncio.sleep(delay)
-                delay = min(delay * 2, 5.0)
+        committed = await until_available(lambda: self._group.committed(siblings))
+        marks = await until_available(lambda: self._group.watermarks(returning))
+        ranges = {tp: (max(committed[tp] or 0, low), high) for tp, (low, high) in marks.items()}
+        fences = await until_available(lambda: self._fences(family, main.partition, ranges))
         for runner in self._by_topic[main.topic]:
             runner.activate(main.partition, fences)
         self._committed.update({tp: offset for tp, offset in committed.items() if offset is not None})

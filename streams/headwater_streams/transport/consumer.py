@@ -25,6 +25,7 @@ from headwater_streams.transport.errors import translate
 from headwater_streams.transport.group import GroupConsumer
 from headwater_streams.transport.producer import topic_request
 from headwater_streams.transport.topics import create_topics
+from headwater_streams.transport.waiting import until_available
 
 __all__ = ["Consumer"]
 
@@ -88,8 +89,8 @@ class Consumer(faust_consumer.Consumer):
     async def subscribe(self, topics: Iterable[str]) -> None:
         """Join the group for the agents' topics and the handlers'."""
         wanted = set(topics) | (self.pool.topics if self.pool is not None else set())
-        self._counts = await self.group.partition_counts()
-        await self._declare_missing()
+        self._counts = await until_available(self.group.partition_counts)
+        await until_available(self._declare_missing)
         missing = sorted(topic for topic in wanted if topic not in self._counts)
         if missing:
             self.log.warning("these topics do not exist yet and are waited for: %s", ", ".join(missing))

@@ -8,7 +8,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, cast
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 from faust.types import TP
@@ -67,9 +74,13 @@ class Log:
         """The first offset that is still there, by partition."""
         return self._offsets({tp: _Spec.earliest() for tp in partitions})
 
-    def ends(self, partitions: Collection[TP]) -> dict[TP, int]:
-        """The offset that the next record will get, by partition."""
-        return self._offsets({tp: _Spec.latest() for tp in partitions})
+    def ends(self, partitions: Collection[TP], *, committed: bool = False) -> dict[TP, int]:
+        """The offset that the next record will get, by partition.
+
+        Args:
+            committed: up to the first transaction that is still open instead, which is as far as ``read`` comes.
+        """
+        return self._offsets({tp: _Spec.latest() for tp in partitions}, committed)
 
     def at(self, partitions: Collection[TP], time: float) -> dict[TP, int]:
         """The offset of the first record that was written at or after ``time`` (seconds since the epoch), else the end.
@@ -138,6 +149,22 @@ class Log:
             consumer.close()
         return found
 
+    def committed(self, group: str, partitions: Collection[TP]) -> dict[TP, int]:
+        """The offsets that a group has committed; absent where it has none.
+
+        Raises:
+            BrokerUnavailable: no answer within 15 s.
+        """
+        asked = [ConsumerGroupTopicPartitions(group, [TopicPartition(*tp) for tp in partitions])]
+        if not partitions:
+            return {}
+        answer = self.admin.list_consumer_group_offsets(asked, request_timeout=_ANSWER)[group]
+        try:
+            found = answer.result(_ANSWER + 1).topic_partitions
+        except KafkaException as exc:
+            raise translate(kafka_error(exc), f"asking for the offsets of {group}") from exc
+        return {TP(position.topic, position.partition): position.offset for position in found if position.offset >= 0}
+
     def follow(self, starts: Mapping[TP, int]) -> Iterator[Message]:
         """Every record from these offsets on, and those to come. Does not end."""
         consumer = self._consumer(starts)
@@ -157,18 +184,21 @@ class Log:
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",
                 "enable.partition.eof": True,
+                "max.poll.interval.ms": 86_400_000,  # a slow reader of a log disturbs nobody
                 **(overrides or {}),
             }
         )
         consumer.assign([TopicPartition(tp.topic, tp.partition, offset) for tp, offset in starts.items()])
         return consumer
 
-    def _offsets(self, wanted: Mapping[TP, Any]) -> dict[TP, int]:
+    def _offsets(self, wanted: Mapping[TP, Any], committed: bool = False) -> dict[TP, int]:
         if not wanted:
             return {}
         asked = {TopicPartition(tp.topic, tp.partition): spec for tp, spec in wanted.items()}
         found: dict[TP, int] = {}
-        for position, answer in self.admin.list_offsets(asked, request_timeout=_ANSWER).items():
+        isolation = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
+        answers = self.admin.list_offsets(asked, isolation_level=isolation, request_timeout=_ANSWER)
+        for position, answer in answers.items():
             try:
                 found[TP(position.topic, position.partition)] = answer.result(_ANSWER + 1).offset
             except KafkaException as exc:

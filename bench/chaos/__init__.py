@@ -1,0 +1,1 @@
+"""Seeded fault injection on real processes and a real broker, judged from outside."""
