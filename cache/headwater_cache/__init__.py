@@ -16,6 +16,7 @@ from headwater_cache.errors import (
     WrongEpoch,
 )
 from headwater_cache.explain import Explanation
+from headwater_cache.near import NearPolicy
 from headwater_cache.reads import Reading
 from headwater_cache.settings import CachePolicy, RedisSettings
 from headwater_cache.source import Loaded, Source
@@ -37,6 +38,7 @@ __all__ = [
     "InvalidKey",
     "Loaded",
     "MsgpackValues",
+    "NearPolicy",
     "NotVisibleYet",
     "Position",
     "Reading",

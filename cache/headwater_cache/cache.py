@@ -13,6 +13,7 @@ from headwater_cache.connection import Connection
 from headwater_cache.continuity import Continuity, Rewind, TopicPartition
 from headwater_cache.explain import Explanation, explain
 from headwater_cache.loads import Load, SourceReads
+from headwater_cache.near import NearCache, NearPolicy
 from headwater_cache.reads import Reading, ViewReads
 from headwater_cache.scripts import INVALIDATE, TOUCH
 from headwater_cache.settings import CachePolicy, RedisSettings
@@ -52,6 +53,7 @@ class EntityCache(Generic[V]):
             events brought.
         domain: version domain: entries of another domain are never served (``log`` unless given).
         policy: durations and limits.
+        near: keep values in this process as well (L1), invalidated by Redis; ``None`` = do not.
         epoch: ``None`` follows the live epoch; a number stays in that one (warm-up).
         cold: view mode, absent key, view not ready: ``raise`` ViewNotReady, or take it for a ``miss``.
         clock: time.
@@ -72,6 +74,7 @@ class EntityCache(Generic[V]):
         domain: str = "log",
         policy: CachePolicy | None = None,
         epoch: int | None = None,
+        near: NearPolicy | None = None,
         cold: Literal["raise", "miss"] = "raise",
         clock: Clock | None = None,
     ) -> None:
@@ -90,6 +93,7 @@ class EntityCache(Generic[V]):
                 raise UsageError("a cache writes to its source, not to a log: pass mode='view' with the log")
             self._reads = SourceReads(space, self._codec, source.load if source is not None else None)
             self._writes = Writes(space, self._codec, SourceCommit[V](space, source))
+        self._near = NearCache[V](space, near, self._connection.tracking_connection) if near is not None else None
         self._continuity = Continuity(self._space)
         self._applier = Applier(self._space, self._continuity)
 
@@ -135,25 +139,56 @@ class EntityCache(Generic[V]):
             SourceFailed: cache mode: the source raised, and no stale value may be served.
             SourceBusy: cache mode: too many loads are in flight, or another holds this one up.
         """
+        if self._near is not None and min_version is None and max_staleness is None:
+            near = self._near.get(key)
+            if near is not None:
+                return near.value
         return self.read(key, min_version=min_version, max_staleness=max_staleness).value
 
     async def aget(
         self, key: str, *, min_version: VersionToken | None = None, max_staleness: Duration | None = None
     ) -> V | None:
         """``get`` for asyncio."""
+        if self._near is not None and min_version is None and max_staleness is None:
+            near = self._near.get(key)
+            if near is not None:
+                return near.value
         return (await self.aread(key, min_version=min_version, max_staleness=max_staleness)).value
 
     def read(
         self, key: str, *, min_version: VersionToken | None = None, max_staleness: Duration | None = None
     ) -> Reading[V]:
         """``get`` with the version, and whether the value is stale."""
-        return self._sync(self._reads.read(key, min_version, _limit(max_staleness)))
+        return self._sync(self._read(key, min_version, max_staleness))
 
     async def aread(
         self, key: str, *, min_version: VersionToken | None = None, max_staleness: Duration | None = None
     ) -> Reading[V]:
         """``read`` for asyncio."""
-        return await self._async(self._reads.read(key, min_version, _limit(max_staleness)))
+        return await self._async(self._read(key, min_version, max_staleness))
+
+    def _read(self, key: str, token: VersionToken | None, max_staleness: Duration | None) -> Step[Reading[V]]:
+        limit = None if max_staleness is None else seconds(max_staleness)
+        near = self._near
+        if near is None or token is not None or limit is not None:
+            return (yield from self._reads.read(key, token, limit))
+        found = near.get(key)
+        if found is not None:
+            return found
+        mark, reading = near.reserve(key), None
+        try:
+            reading = yield from self._reads.read(key, None, None)
+            return reading
+        finally:
+            near.fill(key, mark, reading)
+
+    def _wrote(self, key: str, step: Step[T]) -> Step[T]:
+        """Whatever became of a write, this process forgets what it kept of the key or is reading of it now."""
+        try:
+            return (yield from step)
+        finally:
+            if self._near is not None:
+                self._near.evict(key)
 
     def get_many(self, keys: Sequence[str]) -> dict[str, V]:
         """The values of those keys that are found, in one round trip."""
@@ -176,11 +211,11 @@ class EntityCache(Generic[V]):
 
     def invalidate(self, key: str) -> bool:
         """Stop serving what is there and refuse a load in flight; the next read loads (cache mode). False if absent."""
-        return self._sync(self._invalidate(key))
+        return self._sync(self._wrote(key, self._invalidate(key)))
 
     async def ainvalidate(self, key: str) -> bool:
         """``invalidate`` for asyncio."""
-        return await self._async(self._invalidate(key))
+        return await self._async(self._wrote(key, self._invalidate(key)))
 
     def _invalidate(self, key: str) -> Step[bool]:
         self._sourced()
@@ -207,19 +242,19 @@ class EntityCache(Generic[V]):
             InvalidValue, RecordTooLarge, UsageError: nothing was committed.
             Unavailable: the truth did not confirm; it may or may not have the value.
         """
-        return self._sync(self._writes.put(key, value))
+        return self._sync(self._wrote(key, self._writes.put(key, value)))
 
     async def aput(self, key: str, value: V) -> VersionToken:
         """``put`` for asyncio."""
-        return await self._async(self._writes.put(key, value))
+        return await self._async(self._wrote(key, self._writes.put(key, value)))
 
     def delete(self, key: str) -> VersionToken:
         """Commit a deletion; promises and errors as ``put``. Deleting what is absent is no error."""
-        return self._sync(self._writes.delete(key))
+        return self._sync(self._wrote(key, self._writes.delete(key)))
 
     async def adelete(self, key: str) -> VersionToken:
         """``delete`` for asyncio."""
-        return await self._async(self._writes.delete(key))
+        return await self._async(self._wrote(key, self._writes.delete(key)))
 
     def buffer(self) -> Buffer[V]:
         """A buffer for the writes of one database transaction that the caller makes itself (cache mode).
@@ -348,11 +383,15 @@ class EntityCache(Generic[V]):
         await self._async(self._space.look())
 
     def close(self) -> None:
-        """Finish background work and close the connections of blocking callers."""
+        """Finish background work, drop the near cache, close the connections of blocking callers."""
+        if self._near is not None:
+            self._near.close()
         self._connection.close()
 
     async def aclose(self) -> None:
-        """Finish background work and close the connections of the running event loop."""
+        """Finish background work, drop the near cache, close the connections of the running event loop."""
+        if self._near is not None:
+            self._near.close()
         await self._connection.aclose()
 
     def __enter__(self) -> Self:
@@ -381,10 +420,6 @@ class EntityCache(Generic[V]):
 
     async def _async(self, step: Step[T]) -> T:
         return await self._connection.async_driver.run(step)
-
-
-def _limit(duration: Duration | None) -> float | None:
-    return None if duration is None else seconds(duration)
 
 
 def _found(keys: Sequence[str], readings: Sequence[Reading[V]]) -> dict[str, V]:

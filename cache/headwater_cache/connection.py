@@ -212,6 +212,13 @@ class Connection:
             "maint_notifications_config": MaintNotificationsConfig(enabled=False),
         }
 
+    def tracking_connection(self) -> Any:
+        """A new connection to the primary, outside the pool, for the invalidation channel."""
+        _ = self.driver
+        assert self._sync is not None
+        pool = self._sync[0].connection_pool
+        return pool.connection_class(**pool.connection_kwargs)
+
     def close(self) -> None:
         """Finish what runs in the background and close the connections of the blocking callers."""
         if self._sync is not None:

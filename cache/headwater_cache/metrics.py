@@ -12,6 +12,9 @@ __all__ = [
     "BULKHEAD_REJECTED",
     "EARLY_REFRESH",
     "EVENT_LAG",
+    "L1_ENTRIES",
+    "L1_EVICTIONS",
+    "L1_FLUSHES",
     "LEASE",
     "LOADS_IN_FLIGHT",
     "LOAD_SECONDS",
@@ -32,6 +35,9 @@ MetricName = Literal[
     "headwater_cache_bulkhead_rejected_total",
     "headwater_cache_early_refresh_total",  # background refreshes before the hard expiry
     "headwater_cache_breaker_state",  # 0 closed, 1 half open, 2 open
+    "headwater_cache_l1_entries",
+    "headwater_cache_l1_evictions_total",  # by invalidation or own write
+    "headwater_cache_l1_flushes_total",  # channel lost or found again
     "headwater_cache_version_conflict_total",  # entries and writes of another version domain
 ]
 
@@ -64,4 +70,7 @@ EARLY_REFRESH = _counter("headwater_cache_early_refresh_total", "Refreshes begun
 BREAKER_STATE = _gauge(
     "headwater_cache_breaker_state", "Breaker before Redis: 0 closed, 1 half open, 2 open.", "entity"
 )
+L1_ENTRIES = _gauge("headwater_cache_l1_entries", "Values kept in this process.", "entity")
+L1_EVICTIONS = _counter("headwater_cache_l1_evictions_total", "Values dropped by an invalidation.", "entity")
+L1_FLUSHES = _counter("headwater_cache_l1_flushes_total", "Times that everything was dropped.", "entity")
 VERSION_CONFLICT = _counter("headwater_cache_version_conflict_total", "Meetings with another version domain.", "entity")

@@ -10,7 +10,7 @@ from cache.resp import RespPort
 from cache.schedules import play
 from headwater_cache.scripts import APPLY
 
-SCHEDULES = 2000
+SCHEDULES = 1200
 
 
 def test_no_schedule_leaves_a_key_wrong(port: RespPort) -> None:

@@ -1,0 +1,221 @@
+"""The near cache against a real Redis and redis-py's RESP3: values of a process's own, dropped when Redis says so."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import redis
+
+from cache.redis_server import RedisServer
+from cache.resp import RespPort
+from headwater_cache import EntityCache, NearPolicy, RedisSettings
+from headwater_cache.steps import Ask
+from headwater_cache.testing import MemoryLog
+from headwater_schemas.clock import ManualClock
+from headwater_schemas.errors import UsageError
+
+
+@pytest.fixture
+def log() -> MemoryLog:
+    return MemoryLog()
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def near(redis_url: str, name: str, log: MemoryLog, clock: ManualClock) -> Iterator[EntityCache[int]]:
+    policy = NearPolicy(ttl="10s", ping="50ms")
+    with EntityCache[int](name, redis_url, log=log, near=policy, clock=clock, cold="miss") as cache:
+        yield cache
+
+
+@pytest.fixture
+def other(redis_url: str, name: str, log: MemoryLog) -> Iterator[EntityCache[int]]:
+    """Another process."""
+    with EntityCache[int](name, redis_url, log=log) as cache:
+        yield cache
+
+
+def eventually(condition: Callable[[], bool], timeout: float = 5.0) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.001)
+
+
+def keep(cache: EntityCache[int], key: str) -> None:
+    """Read until the near cache has it: the channel takes a moment to come up."""
+    assert cache._near is not None
+    eventually(lambda: cache.get(key) is not None and cache._near is not None and cache._near.get(key) is not None)
+
+
+def test_a_second_read_does_not_ask_redis(near: EntityCache[int], raw: redis.Redis) -> None:
+    """It is answered while Redis is mute."""
+    near.put("a", 1)
+    keep(near, "a")
+    before = raw.info("commandstats")["cmdstat_get"]["calls"]
+
+    assert [near.get("a") for _ in range(5)] == [1] * 5
+    assert raw.info("commandstats")["cmdstat_get"]["calls"] == before
+
+
+async def test_it_serves_coroutines_too(near: EntityCache[int]) -> None:
+    """One near cache for threads and loops."""
+    near.put("a", 1)
+    await asyncio.to_thread(keep, near, "a")
+
+    assert await near.aget("a") == 1
+    await near.aclose()
+
+
+def test_every_write_of_another_process_is_heard(near: EntityCache[int], other: EntityCache[int]) -> None:
+    """50 of 50 keys: the failure of another client-side cache on RESP3 was silence (R24)."""
+    keys = [f"k{number}" for number in range(50)]
+    for key in keys:
+        other.put(key, 1)
+        keep(near, key)
+
+    for key in keys:
+        other.put(key, 2)
+
+    eventually(lambda: all(near.get(key) == 2 for key in keys))
+
+
+def test_an_event_is_heard_as_a_write_is(near: EntityCache[int], other: EntityCache[int], log: MemoryLog) -> None:
+    """Whoever changes the entry: Redis tells."""
+    near.put("a", 1)
+    keep(near, "a")
+    log.append("x", "a", b"\x02", 0)
+
+    other.apply_many(log.changes)
+
+    eventually(lambda: near.get("a") == 2)
+
+
+def test_a_read_that_a_write_overtook_is_not_kept(
+    near: EntityCache[int], other: EntityCache[int], port: RespPort
+) -> None:
+    """The reader has the old value from Redis and sleeps; the invalidation drops its reservation (R24)."""
+    other.put("a", 1)
+    other.put("warm-up", 1)
+    keep(near, "warm-up")
+    assert near._near is not None
+    reader = near._read("a", None, None)
+    request = next(reader)
+    assert isinstance(request, Ask)
+    old = port.ask(request.command)
+    other.put("a", 2)
+    eventually(lambda: near._near is not None and "a" not in near._near._reserved)
+
+    with pytest.raises(StopIteration) as end:
+        reader.send(old)
+
+    assert end.value.value.value == 1
+    assert near._near.get("a") is None
+
+
+def test_an_own_write_is_read_back(near: EntityCache[int]) -> None:
+    """The writer forgets its copy before the write returns (R25)."""
+    near.put("a", 0)
+    keep(near, "a")
+    for value in range(1, 30):
+        near.put("a", value)
+
+        assert near.get("a") == value
+
+
+def test_a_value_is_kept_no_longer_than_its_ttl(near: EntityCache[int], clock: ManualClock) -> None:
+    """Whatever the channel says."""
+    near.put("a", 1)
+    keep(near, "a")
+    clock.advance(10.1)
+    assert near._near is not None
+
+    assert near._near.get("a") is None
+
+
+def test_a_lost_channel_drops_everything(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Killed by the server: what was kept is dropped, and nothing is kept until the channel is back."""
+    server = RedisServer(tmp_path_factory.mktemp("near"))
+    try:
+        with EntityCache[int](name, server.url, log=MemoryLog(), near=NearPolicy(ping="50ms")) as cache:
+            cache.put("a", 1)
+            keep(cache, "a")
+            assert cache._near is not None
+            server.kill()
+            eventually(lambda: cache._near is not None and cache._near.get("a") is None)
+            server.start()
+            cache.put("a", 2)
+            keep(cache, "a")
+            assert cache.get("a") == 2
+    finally:
+        server.kill()
+
+
+def test_a_silent_channel_is_noticed_after_a_ping(redis_server: RedisServer, name: str) -> None:
+    """A network that swallows everything: the age of a kept value stays within ping and timeout (I13)."""
+    with Swallower(redis_server.port) as proxy:
+        settings = RedisSettings(f"redis://127.0.0.1:{proxy.port}", timeout=0.1)
+        with EntityCache[int](name, settings, log=MemoryLog(), near=NearPolicy(ping="50ms")) as cache:
+            cache.put("a", 1)
+            keep(cache, "a")
+            assert cache._near is not None
+            began = time.monotonic()
+            proxy.swallow.set()
+
+            eventually(lambda: cache._near is not None and cache._near.get("a") is None)
+
+            assert time.monotonic() - began < 1.0
+
+
+@pytest.mark.parametrize("wrong", [{"entries": 0}, {"ttl": 0}, {"ping": 0}])
+def test_a_near_cache_has_bounds(wrong: dict[str, int]) -> None:
+    """In entries and in time."""
+    with pytest.raises(UsageError):
+        NearPolicy(**wrong)
+
+
+class Swallower:
+    """A proxy before Redis; once ``swallow`` is set, it takes everything and answers nothing."""
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.swallow = threading.Event()
+        self._sockets: list[socket.socket] = [self._listener]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def __enter__(self) -> Swallower:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for each in self._sockets:
+            each.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(("127.0.0.1", self._target))
+            self._sockets += client, server
+            for source, sink in ((client, server), (server, client)):
+                threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        try:
+            while data := source.recv(65536):
+                if not self.swallow.is_set():
+                    sink.sendall(data)
+        except OSError:
+            return
