@@ -55,6 +55,11 @@ class TaskHandle:
         self._submitted = submitted
         self._delivery = delivery
 
+    @property
+    def task(self) -> Task:
+        """The task as it was submitted, once it is accepted."""
+        return _accepted(self._submitted, self._delivery)
+
     def __repr__(self) -> str:
         return f"TaskHandle({self._submitted.type}, {self.id})"
 
@@ -71,13 +76,13 @@ class TaskHandle:
             BrokerUnavailable: Kafka did not take it in time.
         """
         self._delivery.result(timeout)
-        self._client.show(self._submitted, self._delivery)
+        self._client.show(self.task)
         return self
 
     def __await__(self) -> Generator[Any, None, Self]:
         """``accepted`` for asyncio."""
         yield from self._delivery.__await__()
-        yield from self._client.ashow(self._submitted, self._delivery).__await__()
+        yield from self._client.ashow(self.task).__await__()
         return self
 
     def get(self) -> Task | None:
@@ -119,13 +124,14 @@ class TaskClient:
         *,
         clock: Clock | None = None,
     ) -> None:
-        self._producer = producer
+        self.producer = producer
+        self.codec = codec
+        self.max_record_bytes = kafka.max_record_bytes
         self._changes = changes
         self._view = view
         self._index = index
         self._history = history
         self._kafka = kafka
-        self._codec = codec
         self._clock = clock or SystemClock()
 
     @classmethod
@@ -189,21 +195,21 @@ class TaskClient:
         return self._submit(submitted)
 
     def _submit(self, submitted: TaskSubmitted) -> TaskHandle:
-        delivery = self._producer.emit(TASKS, submitted, key=submitted.id)
+        delivery = self.producer.emit(TASKS, submitted, key=submitted.id)
         SUBMITTED.labels(submitted.type).inc()
         return TaskHandle(self, submitted, delivery)
 
-    def show(self, submitted: TaskSubmitted, delivery: Delivery) -> None:
+    def show(self, task: Task) -> None:
         """Put an accepted submission into the view ahead of the projection, so that its submitter finds it."""
         try:
-            self._view.apply_many([self._changes.change(_accepted(submitted, delivery))])
+            self._view.apply_many([self._changes.change(task)])
         except CacheUnavailable:
             return  # the log has it, and the projection brings it
 
-    async def ashow(self, submitted: TaskSubmitted, delivery: Delivery) -> None:
+    async def ashow(self, task: Task) -> None:
         """``show`` for asyncio."""
         try:
-            await self._view.aapply_many([self._changes.change(_accepted(submitted, delivery))])
+            await self._view.aapply_many([self._changes.change(task)])
         except CacheUnavailable:
             return
 
@@ -318,7 +324,7 @@ class TaskClient:
         if reason is not None and len(reason) > 500:
             raise UsageError(f"a reason of {len(reason)} characters: pass at most 500")
         request = TaskCancelRequested(id=task.id, run=task.run, requested_at=instant(self._clock.time()), reason=reason)
-        return self._producer.emit(CONTROL, request, key=task.id)
+        return self.producer.emit(CONTROL, request, key=task.id)
 
     def retry(self, id: str) -> TaskHandle:  # noqa: A002
         """Run a task again that FAILED, is DEAD, CANCELLED or EXPIRED: the same submission, without delay or deadline.
@@ -343,7 +349,7 @@ class TaskClient:
             raise TaskConflict(
                 f"task {task.id} is {task.state}: only FAILED, DEAD, CANCELLED and EXPIRED ones run again"
             )
-        submission = read_submission(self._kafka, self._codec, task)
+        submission = read_submission(self._kafka, self.codec, task)
         return msgspec.structs.replace(
             submission, run=task.run + 1, submitted_at=instant(self._clock.time()), due_at=None, deadline=None
         )
@@ -357,12 +363,12 @@ class TaskClient:
             BrokerUnavailable: some of it was given up.
         """
         try:
-            self._producer.close()
+            self.producer.close()
         finally:
             self._view.close()
             self._index.close()
             self._history.close()
-            self._codec.close()
+            self.codec.close()
 
     async def aclose(self) -> None:
         """``close`` for asyncio; also closes the connections of the running loop."""

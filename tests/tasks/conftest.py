@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -20,6 +21,7 @@ from headwater_streams import StreamApp
 from headwater_tasks import TaskClient, TaskFunction, install
 from headwater_tasks.changes import CHANGES, CONTROL, TASKS
 
+T = TypeVar("T")
 Workers = Callable[..., AbstractAsyncContextManager[StreamApp]]
 
 
@@ -65,6 +67,14 @@ def working(topics: Environment) -> Workers:
             app.codec.close()
 
     return run
+
+
+async def until(look: Callable[[], Awaitable[T]], good: Callable[[T], bool], seconds: float = 20.0) -> T:
+    """Look again and again until what is seen is good: other processes give no event to wait for."""
+    async with asyncio.timeout(seconds):
+        while not good(seen := await look()):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        return seen
 
 
 class worker_process:  # noqa: N801 - used as a context manager
