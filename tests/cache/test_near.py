@@ -176,6 +176,22 @@ def test_a_silent_channel_is_noticed_after_a_ping(redis_server: RedisServer, nam
             assert time.monotonic() - began < 1.0
 
 
+def test_it_holds_no_more_than_it_may(redis_url: str, name: str, log: MemoryLog) -> None:
+    """What is read often stays (W-TinyLFU), and the rest makes room."""
+    with EntityCache[int](name, redis_url, log=log, near=NearPolicy(entries=50)) as cache:
+        for number in range(200):
+            cache.put(str(number), number)
+        keep(cache, "0")
+        for _ in range(600):
+            cache.get("0")
+        for number in range(200):
+            cache.get(str(number))
+
+        assert cache._near is not None
+        assert len(cache._near._entries) <= 50
+        assert cache._near.get("0") is not None
+
+
 @pytest.mark.parametrize("wrong", [{"entries": 0}, {"ttl": 0}, {"ping": 0}])
 def test_a_near_cache_has_bounds(wrong: dict[str, int]) -> None:
     """In entries and in time."""
