@@ -3,9 +3,9 @@
     python bench/codec.py [--runs 15] [--records 5000] [--json]
 
 Each run times every subject once, in turn, in seconds of processor time, so that a slow moment of the machine hits all
-of them alike; the ratio is taken within a run, and the median over the runs is reported with its spread. A ratio of 1 is
-bare fastavro. The subject is one flights.departed event. Encoding includes the check of every field, which bare fastavro
-does not do.
+of them alike; the ratio is taken within a run, and the median over the runs is reported with its spread. A ratio of 1
+is bare fastavro. The subject is one flights.departed event. Encoding includes the check of every field, which bare
+fastavro does not do.
 """
 
 from __future__ import annotations

@@ -198,7 +198,7 @@ def _invalid(schema: Schema, checked: Any, record: Any, exc: Exception) -> Inval
         return _mistyped(schema, exc)
     found = offender(schema, record)
     if found is None:
-        return _at(schema, None, str(exc))
+        return _at(schema, None, f"cannot be encoded ({type(exc).__name__})")
     field, why = found
     try:
         convert(record, checked, builtin_types=NATIVE)
@@ -207,8 +207,8 @@ def _invalid(schema: Schema, checked: Any, record: Any, exc: Exception) -> Inval
         mistyped = _mistyped(schema, strict)
         if mistyped.field == field:
             return mistyped
-    except UnicodeEncodeError:
-        # A lone surrogate where a date or a symbol should be: not even msgspec can look at it.
+    except (ValueError, ArithmeticError):
+        # A lone surrogate where a date should be, a signalling NaN for a double: msgspec cannot even look at it.
         return _at(schema, field, why)
     return _at(schema, field, why)
 

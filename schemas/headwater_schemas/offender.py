@@ -29,15 +29,15 @@ def offender(schema: Any, value: Any) -> tuple[str, str] | None:
 
 
 def _parts(schema: Any, value: Any, names: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any, Any]]:
-    """Every part that has no parts of its own, with its schema."""
+    """Every part that can be judged alone, the smallest first, with its schema."""
     if isinstance(schema, str):
         schema = names.get(schema, schema)
     if isinstance(schema, list):
         others = [branch for branch in schema if branch != "null"]
         if len(others) == 1 and value is not None:
             yield from _parts(others[0], value, names, path)
-        else:
-            yield path, [names.get(branch, branch) if isinstance(branch, str) else branch for branch in schema], value
+        # Then as a whole: a union is choosier than its only type (a double takes a Decimal, null or double does not).
+        yield path, [names.get(branch, branch) if isinstance(branch, str) else branch for branch in schema], value
         return
     kind = schema["type"] if isinstance(schema, dict) else schema
     if kind == "record" and isinstance(value, Mapping):
