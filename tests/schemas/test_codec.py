@@ -94,7 +94,7 @@ class TestEncoding:
 
         assert subject.decoder(TOPIC)(subject.encoder(TOPIC)(order())) == order()
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=100, deadline=None)
     @given(st.data())
     def test_fastavro_reads_what_we_write_and_we_read_what_it_writes(self, data: st.DataObject) -> None:
         sample: Sample = data.draw(samples())
@@ -166,7 +166,7 @@ class TestEncoding:
         assert str(caught.value).startswith(f"OrderPlaced.{field}: ")
         assert message in str(caught.value)
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=100, deadline=None)
     @given(st.data())
     def test_whatever_is_put_into_a_field_is_encoded_or_blamed_on_that_field(self, data: st.DataObject) -> None:
         sample: Sample = data.draw(samples())

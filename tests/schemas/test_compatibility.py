@@ -158,7 +158,7 @@ def test_an_earlier_version_that_contains_itself_can_be_compared() -> None:
     assert breaks(copy.deepcopy(tree), [("v1", tree)], "FULL_TRANSITIVE") == []
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_a_change_that_passes_the_gate_leaves_every_written_value_readable(data: st.DataObject) -> None:
     """The gate against the codec: what BACKWARD lets through, fastavro resolves."""
@@ -173,7 +173,7 @@ def test_a_change_that_passes_the_gate_leaves_every_written_value_readable(data:
 
 
 @pytest.mark.filterwarnings("ignore::avro.errors.IgnoredLogicalType")
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_the_verdict_is_the_avro_packages_but_for_logical_types(data: st.DataObject) -> None:
     sample: Sample = data.draw(samples())

@@ -17,7 +17,7 @@ from headwater_schemas.value_types import value_type
 from schemas.samples import ORDER, TOPIC, catalogue, codec, order
 from schemas.strategies import Sample, samples
 
-SOME = settings(max_examples=300, deadline=None)
+SOME = settings(max_examples=150, deadline=None)
 
 
 def verdict(decode: Decoder, value: bytes) -> str:

@@ -20,7 +20,7 @@ def record(type_: Any) -> dict[str, Any]:
     return {"type": "record", "name": "R", "fields": [{"name": "f", "type": type_}]}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_whatever_avro_can_hold_passes(data: st.DataObject) -> None:
     sample: Sample = data.draw(samples())
