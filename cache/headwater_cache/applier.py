@@ -34,10 +34,10 @@ CHUNK = 64
 class Applier:
     """Applies change events to one cache."""
 
-    def __init__(self, space: Space, continuity: Continuity, *, chunk: int = CHUNK) -> None:
+    def __init__(self, space: Space, continuity: Continuity, *, chunk: int | None = None) -> None:
         self._space = space
         self._continuity = continuity
-        self._chunk = chunk
+        self._chunk = chunk or (1 if space.cluster else CHUNK)
 
     def apply(
         self, changes: Sequence[Change], positions: Mapping[TopicPartition, int] | None

@@ -82,7 +82,11 @@ class EntityCache(Generic[V]):
         self._codec: ValueCodec[V] = values or MsgpackValues[V]()
         time = clock or SystemClock()
         self._connection = Connection(name, settings, time)
-        self._space = space = Space(name, mode, check_domain(domain), policy or CachePolicy(), time, epoch)
+        self._space = space = Space(
+            name, mode, check_domain(domain), policy or CachePolicy(), time, epoch, self._connection.cluster
+        )
+        if near is not None and space.cluster:
+            raise UsageError("a near cache hears from one primary: with redis+cluster:// pass near=None")
         if mode == "view":
             if source is not None:
                 raise UsageError("a view has no source: pass mode='cache' with it, or the view's log")

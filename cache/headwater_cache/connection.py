@@ -10,15 +10,13 @@ from typing import Any
 import redis
 import redis.asyncio
 from redis import exceptions
-from redis.asyncio.retry import Retry as AsyncRetry
-from redis.backoff import NoBackoff
-from redis.maint_notifications import MaintNotificationsConfig
-from redis.retry import Retry
 
 from headwater_cache.breaker import Breaker
+from headwater_cache.cluster import everywhere, merged, split
 from headwater_cache.errors import CacheFull
 from headwater_cache.settings import RedisSettings
 from headwater_cache.steps import AsyncDriver, Command, SyncDriver
+from headwater_cache.topology import async_client, is_cluster, sync_client
 from headwater_schemas.clock import Clock
 from headwater_schemas.errors import CacheUnavailable, HeadwaterError, NotPermitted, UsageError
 
@@ -90,14 +88,14 @@ class _Guard:
 
 
 class _SyncPort:
-    def __init__(self, client: redis.Redis, guard: _Guard) -> None:
+    def __init__(self, client: redis.Redis | redis.RedisCluster, guard: _Guard) -> None:
         self._client = client
         self._guard = guard
 
     def ask(self, command: Command) -> Any:
         began = self._guard.enter()
         try:
-            reply = self._client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
+            reply = self._send(command)
         except _FAILURES as exc:
             raise self._guard.failed(exc) from exc
         except BaseException:
@@ -109,32 +107,58 @@ class _SyncPort:
     def batch(self, commands: Sequence[Command]) -> list[Any]:
         self._guard.enter()
         try:
-            with self._client.pipeline(transaction=False) as pipe:
-                for command in commands:
-                    pipe.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
-                replies = pipe.execute(raise_on_error=False)
+            replies = self._pipeline(commands)
         except _FAILURES as exc:
             raise self._guard.failed(exc) from exc
         except BaseException:
-            self._guard.leave(0.0)  # how Redis is doing is not known
+            self._guard.leave(0.0)
             raise
         self._guard.leave(0.0)
         return _translated_all(replies)
 
+    def _send(self, command: Command) -> Any:
+        return self._client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
+
+    def _pipeline(self, commands: Sequence[Command]) -> list[Any]:
+        with self._client.pipeline(transaction=False) as pipe:
+            for command in commands:
+                pipe.execute_command(*command)
+            return pipe.execute(raise_on_error=False)
+
+
+class _SyncClusterPort(_SyncPort):
+    def _send(self, command: Command) -> Any:
+        if not everywhere(command):
+            return super()._send(command)
+        primaries = redis.RedisCluster.PRIMARIES
+        return merged(command, self._client.execute_command(*command, target_nodes=primaries))  # type: ignore[no-untyped-call]
+
+    def _pipeline(self, commands: Sequence[Command]) -> list[Any]:
+        general, keyed = split(commands)
+        replies: dict[int, Any] = {}
+        for at in general:
+            try:
+                replies[at] = self._send(commands[at])
+            except exceptions.ResponseError as exc:
+                replies[at] = exc
+        if keyed:
+            replies.update(zip(keyed, super()._pipeline([commands[at] for at in keyed]), strict=True))
+        return [replies[at] for at in range(len(commands))]
+
 
 class _AsyncPort:
-    def __init__(self, client: redis.asyncio.Redis, guard: _Guard) -> None:
+    def __init__(self, client: redis.asyncio.Redis | redis.asyncio.RedisCluster, guard: _Guard) -> None:
         self._client = client
         self._guard = guard
 
     async def ask(self, command: Command) -> Any:
         began = self._guard.enter()
         try:
-            reply = await self._client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
+            reply = await self._send(command)
         except _FAILURES as exc:
             raise self._guard.failed(exc) from exc
         except BaseException:
-            self._guard.leave(0.0)  # how Redis is doing is not known
+            self._guard.leave(0.0)
             raise
         self._guard.leave(began)
         return reply
@@ -142,17 +166,43 @@ class _AsyncPort:
     async def batch(self, commands: Sequence[Command]) -> list[Any]:
         self._guard.enter()
         try:
-            async with self._client.pipeline(transaction=False) as pipe:
-                for command in commands:
-                    pipe.execute_command(*command)
-                replies = await pipe.execute(raise_on_error=False)
+            replies = await self._pipeline(commands)
         except _FAILURES as exc:
             raise self._guard.failed(exc) from exc
         except BaseException:
-            self._guard.leave(0.0)  # how Redis is doing is not known
+            self._guard.leave(0.0)
             raise
         self._guard.leave(0.0)
         return _translated_all(replies)
+
+    async def _send(self, command: Command) -> Any:
+        return await self._client.execute_command(*command)
+
+    async def _pipeline(self, commands: Sequence[Command]) -> list[Any]:
+        async with self._client.pipeline(transaction=False) as pipe:
+            for command in commands:
+                pipe.execute_command(*command)
+            return await pipe.execute(raise_on_error=False)
+
+
+class _AsyncClusterPort(_AsyncPort):
+    async def _send(self, command: Command) -> Any:
+        if not everywhere(command):
+            return await super()._send(command)
+        primaries = redis.asyncio.RedisCluster.PRIMARIES
+        return merged(command, await self._client.execute_command(*command, target_nodes=primaries))
+
+    async def _pipeline(self, commands: Sequence[Command]) -> list[Any]:
+        general, keyed = split(commands)
+        replies: dict[int, Any] = {}
+        for at in general:
+            try:
+                replies[at] = await self._send(commands[at])
+            except exceptions.ResponseError as exc:
+                replies[at] = exc
+        if keyed:
+            replies.update(zip(keyed, await super()._pipeline([commands[at] for at in keyed]), strict=True))
+        return [replies[at] for at in range(len(commands))]
 
 
 def _translated_all(replies: list[Any]) -> list[Any]:
@@ -169,21 +219,26 @@ class Connection:
 
     def __init__(self, name: str, settings: RedisSettings, clock: Clock) -> None:
         self.settings = settings
+        self.cluster = is_cluster(settings)
         self.breaker = Breaker(name, clock, slow=settings.timeout * 2 / 3)
         self._guard = _Guard(self.breaker, clock)
-        self._sync: tuple[redis.Redis, SyncDriver] | None = None
-        self._async: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[redis.asyncio.Redis, AsyncDriver]]
-        self._async = weakref.WeakKeyDictionary()
+        self._sync: tuple[redis.Redis | redis.RedisCluster, SyncDriver] | None = None
+        self._async: _Loops = weakref.WeakKeyDictionary()
 
     @property
     def driver(self) -> SyncDriver:
-        """The driver for blocking callers."""
+        """The driver for blocking callers.
+
+        Raises:
+            CacheUnavailable: no node of a Cluster answers.
+        """
         if self._sync is None:
-            pool = redis.BlockingConnectionPool.from_url(
-                self.settings.url, retry=Retry(NoBackoff(), self.settings.retries, _RETRIED), **self._options()
-            )
-            client = redis.Redis(connection_pool=pool)
-            self._sync = client, SyncDriver(_SyncPort(client, self._guard))
+            try:
+                client = sync_client(self.settings)
+            except _FAILURES as exc:
+                raise translate(exc) from exc
+            port = (_SyncClusterPort if self.cluster else _SyncPort)(client, self._guard)
+            self._sync = client, SyncDriver(port)
         return self._sync[1]
 
     @property
@@ -192,31 +247,16 @@ class Connection:
         loop = asyncio.get_running_loop()
         found = self._async.get(loop)
         if found is None:
-            pool = redis.asyncio.BlockingConnectionPool.from_url(
-                self.settings.url, retry=AsyncRetry(NoBackoff(), self.settings.retries, _RETRIED), **self._options()
-            )
-            client = redis.asyncio.Redis(connection_pool=pool)
-            found = self._async[loop] = client, AsyncDriver(_AsyncPort(client, self._guard))
+            client = async_client(self.settings)
+            port = (_AsyncClusterPort if self.cluster else _AsyncPort)(client, self._guard)
+            found = self._async[loop] = client, AsyncDriver(port)
         return found[1]
-
-    def _options(self) -> dict[str, Any]:
-        """redis-py's defaults hang for 25 s on a black hole: everything that bounds latency is set here."""
-        return {
-            "socket_timeout": self.settings.timeout,
-            "socket_connect_timeout": self.settings.timeout,
-            "timeout": self.settings.timeout,
-            "max_connections": self.settings.max_connections,
-            "protocol": 3,
-            "decode_responses": False,
-            # Maintenance notices relax the timeouts to 10 s while a managed Redis moves: our budget holds then too.
-            "maint_notifications_config": MaintNotificationsConfig(enabled=False),
-        }
 
     def tracking_connection(self) -> Any:
         """A new connection to the primary, outside the pool, for the invalidation channel."""
         _ = self.driver
         assert self._sync is not None
-        pool = self._sync[0].connection_pool
+        pool: Any = self._sync[0].connection_pool  # type: ignore[union-attr]  # never a Cluster
         return pool.connection_class(**pool.connection_kwargs)
 
     def close(self) -> None:
@@ -225,7 +265,7 @@ class Connection:
             client, driver = self._sync
             self._sync = None
             driver.close()
-            client.connection_pool.disconnect()
+            client.close()
 
     async def aclose(self) -> None:
         """The same for the running event loop."""
@@ -233,8 +273,12 @@ class Connection:
         if found is not None:
             client, driver = found
             await driver.close()
-            await client.connection_pool.disconnect()
+            await client.aclose()
+            if isinstance(client, redis.asyncio.Redis):
+                await client.connection_pool.disconnect()
 
 
-_RETRIED = (exceptions.ConnectionError,)
-_FAILURES = (exceptions.RedisError, OSError)
+_Loops = weakref.WeakKeyDictionary[
+    asyncio.AbstractEventLoop, tuple[redis.asyncio.Redis | redis.asyncio.RedisCluster, AsyncDriver]
+]
+_FAILURES = (exceptions.RedisError, exceptions.RedisClusterException, OSError)

@@ -62,9 +62,8 @@ class Continuity:
     batches must not overlap in time.
     """
 
-    def __init__(self, space: Space, *, cluster: bool = False) -> None:
+    def __init__(self, space: Space) -> None:
         self._space = space
-        self._cluster = cluster
         self._known: dict[TopicPartition, str] = {}
 
     def check(self, positions: Mapping[TopicPartition, int]) -> Step[Rewind | None]:
@@ -84,7 +83,7 @@ class Continuity:
         _checked((yield Batch([*starts, ("HSET", key, "redis", identity)])))
         if emptied:
             return Rewind("emptied", gaps, self._window() if self._space.mode == "cache" else None)
-        if self._cluster and marks.get("redis", identity) != identity:
+        if self._space.cluster and marks.get("redis", identity) != identity:
             return Rewind("failover", dict.fromkeys(positions, 0), self._window())
         return Rewind("failover", gaps) if gaps else None
 

@@ -79,7 +79,7 @@ class SourceReads(Generic[V]):
             if space.due():
                 yield from space.look()
                 names = [space.key(key) for key in keys]
-            replies = yield from fetch_many(names)
+            replies = yield from fetch_many(names, space.cluster)
         except (CacheUnavailable, Overloaded):
             steps = [self._bypass(self._want(key, None, None)) for key in keys]
         else:

@@ -81,7 +81,7 @@ class ViewReads(Generic[V]):
         if space.due():
             yield from space.look()
         names = [space.key(key) for key in keys]
-        replies = yield from fetch_many(names)
+        replies = yield from fetch_many(names, space.cluster)
         readings = []
         for key, name, data in zip(keys, names, replies, strict=True):
             readings.append((yield from self._settle(key, name, data, None)))
@@ -181,12 +181,17 @@ def needed(token: VersionToken | None, domain: str) -> Version | None:
     return token.version
 
 
-def fetch_many(names: Sequence[str]) -> Step[list[bytes | None]]:
-    """The bytes of several entries, in one pipeline (MGET can not cross the slots of a Cluster)."""
+def fetch_many(names: Sequence[str], cluster: bool) -> Step[list[bytes | None]]:
+    """The bytes of several entries, in one round trip (in a Cluster one per node: MGET can not cross slots)."""
+    found: list[bytes | None]
     if not names:
         return []
-    replies = yield Batch([("MGET", *names)])
-    if isinstance(replies[0], Exception):
-        raise replies[0]
-    found: list[bytes | None] = replies[0]
+    if not cluster:
+        found = yield Ask(("MGET", *names))
+        return found
+    replies = yield Batch([("GET", name) for name in names])
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+    found = replies
     return found

@@ -36,6 +36,7 @@ class Space:
     policy: CachePolicy
     clock: Clock
     fixed_epoch: int | None = None
+    cluster: bool = False
     random: random.Random = field(default_factory=random.Random)
     epoch: int = 0
     prefix: str = ""

@@ -15,11 +15,13 @@ import redis
 class RedisServer:
     """A redis-server (or valkey-server) process in a folder of its own."""
 
-    def __init__(self, folder: Path, *arguments: str, port: int | None = None) -> None:
-        self.port = port or free_port()
+    def __init__(self, folder: Path, *arguments: str, config: Path | None = None) -> None:
+        self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._command = [
-            *(redis_binary(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""),
+            *(redis_binary(), *([str(config)] if config else [])),
+            *("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder)),
+            *([] if config else ["--save", ""]),
             *arguments,
         ]
         self._process: subprocess.Popen[bytes] | None = None
