@@ -17,16 +17,14 @@ app = typer.Typer(no_args_is_help=True, help="Check, register and generate from 
 
 Folder = Annotated[
     list[Path] | None,
-    typer.Option("--contracts", help="A contract folder [default: the shipped one and HEADWATER_CONTRACTS]."),
+    typer.Option("--contracts", help="A contract folder; default: the shipped one and HEADWATER_CONTRACTS."),
 ]
 
 
 @app.command()
 def check(
     contracts: Folder = None,
-    against: Annotated[
-        str | None, typer.Option(help="A git revision [default: where HEAD left main, and every release before].")
-    ] = None,
+    against: Annotated[str | None, typer.Option(help="A git revision; default: where HEAD left main.")] = None,
     tags: Annotated[str, typer.Option(help="Which git tags are releases.")] = "v*",
     registry: Annotated[bool, typer.Option("--registry", help="Compare with the registry instead of git.")] = False,
     as_json: AsJson = False,
@@ -72,9 +70,9 @@ def register(as_json: AsJson = False) -> None:
 @app.command()
 def generate(
     contracts: Annotated[
-        Path | None, typer.Option("--contracts", help="A contract folder [default: the shipped one].")
+        Path | None, typer.Option("--contracts", help="A contract folder; default: the shipped one.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="The module to write [default: events.py in the folder].")] = None,
+    output: Annotated[Path | None, typer.Option(help="The module to write; default: events.py in the folder.")] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; exit code 1 if the file would change.")
     ] = False,
