@@ -81,29 +81,12 @@ def _newest(log: Log, ends: dict[TP, int], count: int) -> list[Message]:
 
 def _positions(log: Log, partitions: list[TP], start: str) -> dict[TP, int]:
     """The offset that each partition is read from."""
+    from headwater_ops.times import moment
+
     if start == "beginning":
         return log.starts(partitions)
     if start == "end":
         return log.ends(partitions)
     if start.isdecimal():
         return dict.fromkeys(partitions, int(start))
-    return log.at(partitions, _time(start))
-
-
-def _time(text: str) -> float:
-    import time
-    from datetime import UTC, datetime
-
-    from headwater_schemas.durations import seconds
-    from headwater_schemas.errors import UsageError
-
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        try:
-            return time.time() - seconds(text)
-        except UsageError:
-            raise UsageError(
-                f"--from {text}: pass beginning, end, an offset, an ISO 8601 time or an age such as 15m"
-            ) from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    return log.at(partitions, moment(start))
