@@ -113,5 +113,13 @@ bench-stampede: setup ## one cold key, 200 readers in 8 processes: loads and Red
 bench-cache: setup ## the cache's hot paths against bare redis-py
 	@$(CACHE_BENCH)/cache_paths.py $(ARGS)
 
+# --- streams -----------------------------------------------------------------------------------------------------
+.PHONY: chaos bench-handler bench-io
+bench-handler: setup ## a no-op handler against the bare loop and Faust as shipped (ARGS="--json")
+	@$(BIN)/python bench/handler.py $(ARGS)
+
+bench-io: setup ## a handler of 5 ms of asynchronous I/O, 1,000 keys, in order (ARGS="--json")
+	@$(BIN)/python bench/handler.py --io $(ARGS)
+
 chaos: setup ## seeded faults on real processes: lost, order violations, duplicates (ARGS="--seeds 5 --start 1 --json")
 	@PYTHONPATH=bench $(BIN)/python -m chaos.run $(ARGS)

@@ -11,7 +11,9 @@ uvloop and the health endpoints.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import faust
@@ -30,16 +32,19 @@ from headwater_schemas.wire import CE_TYPE, TRACEPARENT
 from headwater_streams.handlers.agent import BatchChannel, agent_body
 from headwater_streams.handlers.batch import BatchRunner, Rewind
 from headwater_streams.handlers.context import EventContext
+from headwater_streams.handlers.dependency import Breaker
 from headwater_streams.handlers.emitter import Outlet, Prepare
 from headwater_streams.handlers.failure import header
 from headwater_streams.handlers.family import Family
 from headwater_streams.handlers.fences import reading_fences
+from headwater_streams.handlers.limits import DeadLimit
 from headwater_streams.handlers.message import Headers
 from headwater_streams.handlers.policy import Retry
 from headwater_streams.handlers.pool import HandlerPool
 from headwater_streams.handlers.runner import Runner
 from headwater_streams.handlers.settler import PartitionControl
 from headwater_streams.handlers.spec import HandlerSpec
+from headwater_streams.loopwatch import LoopWatch
 from headwater_streams.metrics import HandlerMetrics, WorkerMetrics
 from headwater_streams.transport.consumer import Consumer
 from headwater_streams.transport.producer import Producer
@@ -50,6 +55,7 @@ __all__ = ["StreamApp"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+DEAD_LIMIT = DeadLimit()
 _TIER_RETENTION_MS = 14 * 86_400_000
 
 
@@ -93,11 +99,14 @@ class StreamApp(faust.App):
             "web_bind": host,
             "web_port": int(port) or 6066,  # Faust takes no port 0
             "store": "memory://",
+            "datadir": str(Path(self.env.get("HEADWATER_STATE_DIR") or tempfile.gettempdir()) / "headwater-faust" / id),
         }
         self.specs: list[HandlerSpec] = []
         self.clock = clock or SystemClock()
         self.worker_metrics = WorkerMetrics(id)
         self.pool: HandlerPool | None = None
+        self.breakers: dict[str, Breaker] = {}
+        self.loop_watch = LoopWatch()
         self._catalogue = catalogue
         self._codec = codec
         self._channels: dict[tuple[str, str], BatchChannel] = {}
@@ -129,6 +138,9 @@ class StreamApp(faust.App):
         concurrency: int = 100,
         timeout: Duration | None = None,
         max_waiting: int = 10_000,
+        rate: str | None = None,
+        depends_on: Mapping[str, tuple[type[BaseException], ...]] | None = None,
+        dead_limit: DeadLimit | None = DEAD_LIMIT,
     ) -> Callable[[F], F]:
         """Declare a function that is called with each record of ``topics``.
 
@@ -146,11 +158,30 @@ class StreamApp(faust.App):
             concurrency: calls in flight at a time, per topic and worker.
             timeout: for one call. A synchronous function cannot be stopped: its overrun counts when it returns.
             max_waiting: records that may wait in memory behind busy keys before fetching stops.
+            rate: calls per second, minute or hour of this process, e.g. ``"100/s"``.
+            depends_on: what may be down, and the exceptions that tell of it: ``{"payments": (ConnectionError,)}``.
+                Such a record waits and dies of nothing; see ``EventContext.dependency`` for single calls.
+            dead_limit: stop the partition for a while when too many records die; ``None`` never does.
 
         Raises:
             UsageError: a signature or a number that cannot be.
         """
-        return self._declare(topics, name, retry, ordered, concurrency, timeout, max_waiting, 1, batch=False)
+        return self._declare(
+            topics,
+            {
+                "name": name,
+                "retry": retry,
+                "ordered": ordered,
+                "concurrency": concurrency,
+                "timeout": timeout,
+                "max_waiting": max_waiting,
+                "max_records": 1,
+                "rate": rate,
+                "depends_on": depends_on,
+                "dead_limit": dead_limit,
+                "batch": False,
+            },
+        )
 
     def batch_handler(
         self,
@@ -175,34 +206,26 @@ class StreamApp(faust.App):
         Raises:
             UsageError: a signature or a number that cannot be.
         """
-        return self._declare(topics, name, retry, True, concurrency, timeout, max_waiting, max_records, batch=True)
+        return self._declare(
+            topics,
+            {
+                "name": name,
+                "retry": retry,
+                "ordered": True,
+                "concurrency": concurrency,
+                "timeout": timeout,
+                "max_waiting": max_waiting,
+                "max_records": max_records,
+                "rate": None,
+                "depends_on": None,
+                "dead_limit": None,
+                "batch": True,
+            },
+        )
 
-    def _declare(
-        self,
-        topics: tuple[str, ...],
-        name: str | None,
-        retry: Retry | None,
-        ordered: bool,
-        concurrency: int,
-        timeout: Duration | None,
-        max_waiting: int,
-        max_records: int,
-        *,
-        batch: bool,
-    ) -> Callable[[F], F]:
+    def _declare(self, topics: tuple[str, ...], options: dict[str, Any]) -> Callable[[F], F]:
         def declare(function: F) -> F:
-            spec = HandlerSpec.of(
-                function,
-                topics,
-                name=name,
-                retry=retry,
-                ordered=ordered,
-                concurrency=concurrency,
-                timeout=timeout,
-                max_waiting=max_waiting,
-                max_records=max_records,
-                batch=batch,
-            )
+            spec = HandlerSpec.of(function, topics, **options)
             if any(spec.name == other.name for other in self.specs):
                 raise UsageError(f"two handlers are called {spec.name}: give one of them name='…'")
             self.specs.append(spec)
@@ -307,7 +330,7 @@ class StreamApp(faust.App):
         }
         if spec.batch:
             return BatchRunner(spec, family, on_rewind=on_rewind, **common)
-        return Runner(spec, family, **common)
+        return Runner(spec, family, breakers=self.breakers, **common)
 
     def _outlet(self) -> Outlet:
         producer = self.producer
@@ -336,6 +359,10 @@ class StreamApp(faust.App):
     def _crash_soon(self, error: BaseException) -> None:
         self.add_future(self.crash(error))
 
+    def _create_directories(self) -> None:
+        self.conf.datadir.parent.mkdir(parents=True, exist_ok=True)
+        super()._create_directories()
+
     async def _stop_consumer(self) -> None:
         await super()._stop_consumer()
         if isinstance(self._consumer, Consumer):
@@ -361,10 +388,12 @@ class StreamApp(faust.App):
     async def on_started(self) -> None:
         """Let Prometheus see the handlers."""
         REGISTRY.register(self.worker_metrics)
+        self.loop_watch.start()
         await super().on_started()
 
     async def on_shutdown(self) -> None:
         """Forget the metrics; another app of the process may have its own."""
+        self.loop_watch.stop()
         if self.worker_metrics in REGISTRY._collector_to_names:
             REGISTRY.unregister(self.worker_metrics)
         await super().on_shutdown()

@@ -12,6 +12,8 @@ import pytest
 
 from headwater_ops.stack import Endpoints
 
+Number: Any = int  # Faust takes any codec's type; its annotations name only some
+
 pytestmark = pytest.mark.timeout(60)
 
 
@@ -78,7 +80,7 @@ async def test_take_gives_batches_and_a_restart_goes_on_where_it_committed(
     def build() -> tuple[faust.App, Any]:
         app = plain_app(name, endpoints)
 
-        @app.agent(app.topic(topic, value_type=int), name="take_some")
+        @app.agent(app.topic(topic, value_type=Number), name="take_some")
         async def take_some(stream: Any) -> None:
             async for batch in stream.take(10, within=0.2):
                 batches.append(list(batch))  # noqa: PERF401
@@ -108,7 +110,7 @@ async def test_a_table_counts_and_is_restored_from_its_changelog(
         app = plain_app(name, endpoints)
         counts = app.Table("counts", default=int, partitions=2)
 
-        @app.agent(app.topic(topic, key_type=str, value_type=int), name="count")
+        @app.agent(app.topic(topic, key_type=str, value_type=Number), name="count")
         async def count(stream: Any) -> None:
             async for key, value in stream.items():
                 counts[key] += value
@@ -134,12 +136,12 @@ async def test_ask_gets_its_reply_and_timers_turn(endpoints: Endpoints, unique: 
     app = plain_app(unique("asking"), endpoints, reply_create_topic=True, stream_wait_empty=False)
     ticks = 0
 
-    @app.agent(app.topic(unique("asking.topic"), value_type=int))
+    @app.agent(app.topic(unique("asking.topic"), value_type=Number))
     async def double(stream: Any) -> AsyncIterator[int]:
         async for number in stream:
             yield number * 2
 
-    @app.timer(0.1)
+    @app.timer(0.1)  # type: ignore[untyped-decorator]  # Faust's
     async def tick() -> None:
         nonlocal ticks
         ticks += 1
@@ -160,7 +162,7 @@ async def test_two_workers_share_the_partitions_and_one_takes_over(
     def build(worker: str) -> tuple[faust.App, Any]:
         app = plain_app(name, endpoints)
 
-        @app.agent(app.topic(topic, key_type=str, value_type=int), name="share")
+        @app.agent(app.topic(topic, key_type=str, value_type=Number), name="share")
         async def share(stream: Any) -> None:
             async for number in stream:
                 seen[worker].append(number)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
 from headwater_schemas import wire
-from headwater_schemas.errors import HeadwaterError
+from headwater_schemas.errors import HeadwaterError, UsageError
 from headwater_streams.handlers.failure import header
 from headwater_streams.handlers.message import Headers, Message
 
 if TYPE_CHECKING:
+    from headwater_streams.handlers.dependency import Dependencies
     from headwater_streams.handlers.emitter import Emitter
 
 __all__ = ["EventContext"]
@@ -23,14 +25,17 @@ class EventContext:
         attempt: how often this record failed before and was tried again from a delay tier; 0 at first.
     """
 
-    __slots__ = ("_emitter", "attempt", "message", "refused", "unacked")
+    __slots__ = ("_dependencies", "_emitter", "attempt", "message", "refused", "unacked")
 
-    def __init__(self, message: Message, emitter: Emitter, attempt: int = 0) -> None:
+    def __init__(
+        self, message: Message, emitter: Emitter, attempt: int = 0, dependencies: Dependencies | None = None
+    ) -> None:
         self.message = message
         self.attempt = attempt
         self.unacked = 0
         self.refused: HeadwaterError | None = None
         self._emitter = emitter
+        self._dependencies = dependencies
 
     @property
     def topic(self) -> str:
@@ -99,6 +104,17 @@ class EventContext:
             Overloaded: too much awaits acknowledgement; raise it on, and the record is tried again in place.
         """
         self._emitter.emit(self, topic, value, key=key, headers=headers)
+
+    def dependency(self, name: str) -> AbstractAsyncContextManager[None]:
+        """Around calls of something that may be down: ``async with event.dependency("payments"): …``.
+
+        An exception within is the dependency's, not the record's: the record waits and is tried again in place, uses
+        up no attempt and never dies of it. After some in a row only one record at a time tries, until one succeeds.
+        Only handlers that use the same name wait. Put nothing inside that can fail because of the record itself.
+        """
+        if self._dependencies is None:
+            raise UsageError("batch handlers have no dependencies: raise an Unavailable error instead")
+        return self._dependencies.guard(name)
 
     def _header(self, name: str) -> bytes | None:
         return header(self.message.headers(), name)

@@ -28,10 +28,12 @@ from headwater_schemas.clock import Clock
 from headwater_schemas.errors import HeadwaterError, RecordTooLarge
 from headwater_schemas.wire import Reason
 from headwater_streams.handlers.context import EventContext
+from headwater_streams.handlers.dependency import Breaker, Dependencies
 from headwater_streams.handlers.emitter import Emitter, Outlet, Prepare
 from headwater_streams.handlers.family import Family
 from headwater_streams.handlers.fences import Fences
 from headwater_streams.handlers.lanes import Lane, Origin, Record
+from headwater_streams.handlers.limits import TokenBucket
 from headwater_streams.handlers.message import Message
 from headwater_streams.handlers.policy import Again, HandlerTimeout, Later, Pause, decide
 from headwater_streams.handlers.returns import Returns
@@ -83,6 +85,7 @@ class Runner:
         clock: Clock,
         metrics: HandlerMetrics,
         on_crash: Callable[[BaseException], None],
+        breakers: dict[str, Breaker] | None = None,
     ) -> None:
         self.spec = spec
         self.family = family
@@ -97,10 +100,21 @@ class Runner:
         self._epochs: dict[int, bytes] = {}
         self._fences: dict[int, Fences] = {}
         self._settler = Settler(
-            spec.name, family, outlet, control, clock, metrics, self._epochs, lambda _: self._tell_settled()
+            spec.name,
+            family,
+            outlet,
+            control,
+            clock,
+            metrics,
+            self._epochs,
+            lambda _: self._tell_settled(),
+            spec.dead_limit,
         )
         self._returns = Returns(spec.name, family, control, clock, metrics, self._returned, self._hop)
 
+        self._dependencies = Dependencies({} if breakers is None else breakers, clock, spec.depends_on)
+        self._bucket = None if spec.rate is None else TokenBucket(spec.rate, clock)
+        self._gated = self._bucket is not None or bool(spec.depends_on)
         self._lanes: dict[bytes | int, Message | Lane] = {}
         self._serial = 0  # lane keys where order does not matter
         self._ready: deque[Record] = deque()  # heads of lanes that may run
@@ -391,6 +405,7 @@ class Runner:
         pulling, tp = self._pulling, self._tp
         lanes, call, emitter, decode, known = self._lanes, self._call, self._emitter, self._decode, self._known
         ordered, takes_event, most = self.spec.ordered, self.spec.takes_event, self.spec.max_waiting
+        dependencies = self._dependencies
         observe, ready = self.metrics.observe, self._ready
         done = 0
         ended = perf_counter()
@@ -410,13 +425,13 @@ class Runner:
             if not self._waking:
                 self._kick()
             value: Any = message.value()
-            if value is not None and value[:5] not in known and not self._is_known(value):
+            if self._gated or (value is not None and value[:5] not in known and not self._is_known(value)):
                 await self._slow(message, key, worker, None)
                 ended = perf_counter()
                 continue
             try:
                 if takes_event:
-                    event = EventContext(message, emitter)
+                    event = EventContext(message, emitter, 0, dependencies)
                     await call(decode(value), event)
                     if event.unacked or event.refused:
                         emitter.settle_after(event, tp)
@@ -478,23 +493,33 @@ class Runner:
 
     async def _attempt(self, record: Record, worker: _Worker) -> Exception | None:
         """Call the handler once; the error it raised, if it did."""
+        if self._gated:
+            await self._gate()
         started = worker.started = perf_counter()
         value: Any = record.message.value()
         try:
             if (missing := self._schemas.missing_schema(value)) is not None:
                 await self._schemas.prefetch([missing])
-            event = EventContext(record.message, self._emitter, record.attempt)
+            event = EventContext(record.message, self._emitter, record.attempt, self._dependencies)
             decoded = self._decode(value)
             await (self._call(decoded, event) if self.spec.takes_event else self._call(decoded))
             if event.unacked or event.refused:
                 self._emitter.settle_after(event, record.tp)
         except BaseException as error:
-            return self._as_failure(error, worker)
+            return self._dependencies.translate(self._as_failure(error, worker))
         finally:
             worker.started = inf
             self.metrics.observe(perf_counter() - started)
         self.metrics.settled("done")
+        if self._gated:
+            self._dependencies.succeeded()
         return None
+
+    async def _gate(self) -> None:
+        """Wait for the rate limit and for what the handler depends on. The record keeps its lane meanwhile."""
+        if self._bucket is not None:
+            await self._bucket.take()
+        await self._dependencies.enter()
 
     def _as_failure(self, error: BaseException, worker: _Worker) -> Exception:
         """The record's failure. What is none of its business (the worker is cancelled) is raised on."""

@@ -21,6 +21,7 @@ from headwater_streams.handlers.emitter import Outlet
 from headwater_streams.handlers.failure import FENCE, failure_headers, merge
 from headwater_streams.handlers.family import Family
 from headwater_streams.handlers.lanes import Origin, Record
+from headwater_streams.handlers.limits import DeadLimit, FloodGuard
 from headwater_streams.handlers.message import Headers
 from headwater_streams.handlers.policy import HandlerTimeout
 from headwater_streams.metrics import HandlerMetrics
@@ -56,6 +57,7 @@ class Settler:
         metrics: HandlerMetrics,
         epochs: dict[int, bytes],
         on_parked: Callable[[Record], None],
+        dead_limit: DeadLimit | None = None,
     ) -> None:
         self._handler = handler
         self._family = family
@@ -65,6 +67,7 @@ class Settler:
         self._metrics = metrics
         self._epochs = epochs
         self._on_parked = on_parked
+        self._flood = None if dead_limit is None else FloodGuard(dead_limit)
         self._parking: deque[Record] = deque()  # not handed over yet, in order
         self._moving: dict[Record, None] = {}  # parked, not acknowledged
         self._mover: asyncio.Task[None] | None = None
@@ -88,7 +91,12 @@ class Settler:
         self._errand(record, self._publish(record, tier, self._provenance(record)), done)
 
     async def die(self, record: Record, error: BaseException, reason: wire.Reason) -> None:
-        """To the dead letters, value and headers as they came. Returns when it is there."""
+        """To the dead letters, value and headers as they came. Returns when it is there.
+
+        When too many die, it first stops the partition for a while; see ``DeadLimit``.
+        """
+        if self._flood is not None and self._flood.died(self._metrics.settled_by("done")):
+            await self._hold_back(record, self._flood, error)
         added = self._provenance(record) | failure_headers(self._handler, reason, error)
         added[wire.HW_ATTEMPT] = str(record.attempt + 1).encode()
         await self._publish(record, self._family.dead, added)
@@ -96,6 +104,19 @@ class Settler:
         self._metrics.settled("dead")
         where = f"{record.tp.topic}[{record.tp.partition}]@{record.offset}"
         logger.warning("%s: dead letter (%s) %s: %s", self._handler, reason, where, error)
+
+    async def _hold_back(self, record: Record, flood: FloodGuard, error: BaseException) -> None:
+        tp = record.tp
+        self._metrics.stopped.add(tp)
+        self._control.pause([tp])
+        logger.error(
+            "%s[%d] is stopped for %.0f s: too many records of %s die, the last of: %s",
+            tp.topic, tp.partition, flood.pause, self._handler, error,
+        )  # fmt: skip
+        await asyncio.sleep(flood.pause)
+        flood.reset(self._metrics.settled_by("done"))
+        self._metrics.stopped.discard(tp)
+        self._control.resume([tp])
 
     def bury(self, record: Record, error: BaseException, reason: wire.Reason, done: Callable[[], None]) -> None:
         """``die`` for a record whose handler has returned. Returns at once; ``done`` is called when it is there."""

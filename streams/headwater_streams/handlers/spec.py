@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, get_type_hints
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_type_hints
 
 import msgspec
 
 from headwater_schemas.durations import Duration, seconds
 from headwater_schemas.errors import UsageError
+from headwater_streams.handlers.limits import DeadLimit, rate_of
 from headwater_streams.handlers.policy import Retry
 
 __all__ = ["HandlerSpec"]
@@ -26,6 +27,7 @@ class HandlerSpec:
         is_async: coroutine function, awaited on the loop; others run in threads.
         timeout: seconds for one attempt, or ``None``. A thread cannot be stopped: a synchronous handler that
             overruns is counted as timed out when it returns.
+        rate: calls per second of this process, or ``None``.
         max_waiting: records that may wait in memory behind busy keys before the partitions are paused.
     """
 
@@ -41,7 +43,9 @@ class HandlerSpec:
     is_async: bool
     max_waiting: int
     max_records: int
-    on_dead: Literal["skip", "hold"] = "skip"
+    rate: float | None = None
+    depends_on: Mapping[str, tuple[type[BaseException], ...]] = field(default_factory=dict)
+    dead_limit: DeadLimit | None = None
     batch: bool = False
 
     @classmethod
@@ -57,6 +61,9 @@ class HandlerSpec:
         timeout: Duration | None,
         max_waiting: int,
         max_records: int,
+        rate: str | None,
+        depends_on: Mapping[str, tuple[type[BaseException], ...]] | None,
+        dead_limit: DeadLimit | None,
         batch: bool,
     ) -> HandlerSpec:
         """Read the function's signature.
@@ -91,6 +98,9 @@ class HandlerSpec:
             is_async=inspect.iscoroutinefunction(function),
             max_waiting=max_waiting,
             max_records=max_records,
+            rate=None if rate is None else rate_of(rate),
+            depends_on=dict(depends_on or {}),
+            dead_limit=dead_limit,
             batch=batch,
         )
 

@@ -24,11 +24,15 @@ from faust.types import TP
 from headwater_schemas.errors import HeadwaterError
 from headwater_schemas.settings import KafkaSettings
 from headwater_streams.handlers.message import Message
+from headwater_streams.transport.complaints import Complaints
 from headwater_streams.transport.errors import kafka_error, translate
 
 __all__ = ["GroupConsumer", "GroupListener", "GroupSettings"]
 
 logger = logging.getLogger(__name__)
+
+_MANY = 250  # records
+_PATIENCE = 0.004  # seconds
 
 T = TypeVar("T")
 ConfigValue = str | int | float | bool
@@ -80,6 +84,7 @@ class GroupSettings:
             "fetch.wait.max.ms": 100,
             "fetch.error.backoff.ms": 50,
             "group.protocol": protocol,
+            "log_level": 0,  # what matters comes by the error callback
         }
         if self.member is not None:
             config["group.instance.id"] = self.member
@@ -131,6 +136,8 @@ class GroupConsumer:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._fatal: KafkaError | None = None
         self._closed = False
+        self._last_batch = 0
+        self._complaints = Complaints("consumer")
 
     @property
     def assignment(self) -> frozenset[TP]:
@@ -190,12 +197,14 @@ class GroupConsumer:
         return messages
 
     def _consume(self, max_records: int, timeout: float) -> list[Message]:
-        # librdkafka waits the whole time-out for a full batch; so take what is there, and wait only for a first one.
-        messages = self.raw.consume(max_records, 0)
+        # librdkafka waits the whole time-out for a full batch. So take what is there and wait only for a first record,
+        # unless records come in numbers: then a few milliseconds of patience save many small batches.
+        messages = self.raw.consume(max_records, _PATIENCE if self._last_batch >= _MANY else 0)
         if not messages and timeout > 0:
             first = self.raw.poll(timeout)
             if first is not None:
                 messages = [first, *self.raw.consume(max_records - 1, 0)] if max_records > 1 else [first]
+        self._last_batch = len(messages)
         return cast("list[Message]", messages)
 
     async def _recover(self, error: KafkaError) -> None:
@@ -414,7 +423,7 @@ class GroupConsumer:
         if error.fatal() or error.code() in _UNSUPPORTED:
             self._fatal = error
         else:
-            logger.warning("Kafka: %s (%s)", error.str(), error.name())
+            self._complaints.add(error)
 
     def _on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
         if error is not None and error.code() != KafkaError._NO_OFFSET:

@@ -18,6 +18,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from headwater_schemas.errors import HeadwaterError, Overloaded
 from headwater_schemas.settings import KafkaSettings
 from headwater_streams.handlers.message import Headers, Message
+from headwater_streams.transport.complaints import Complaints
 from headwater_streams.transport.errors import kafka_error, translate
 
 __all__ = ["Sender"]
@@ -59,6 +60,7 @@ class Sender:
             # A record that we accepted waits as long as the broker is away: giving it up would lose or reorder it.
             "message.timeout.ms": 0,
             "error_cb": self._on_error,
+            "log_level": 0,  # what matters comes by the error callback
             "logger": logger,
             **(overrides or {}),
         }
@@ -66,6 +68,7 @@ class Sender:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._stopping = False
+        self._complaints = Complaints("producer")
         # A deque: one thread appends while another takes, and neither may miss a report.
         self._reports: deque[tuple[OnDelivery, KafkaError | None, Message]] = deque()
 
@@ -201,4 +204,4 @@ class Sender:
         if error.fatal():
             logger.critical("the Kafka producer cannot go on: %s (%s)", error.str(), error.name())
         else:
-            logger.warning("Kafka: %s (%s)", error.str(), error.name())
+            self._complaints.add(error)

@@ -1,0 +1,179 @@
+"""Rate limits, the flood guard, circuit breakers and the watch over the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+import pytest
+
+from headwater_schemas.clock import ManualClock
+from headwater_schemas.errors import UsageError
+from headwater_streams import DeadLimit, EventContext, Retry
+from headwater_streams.handlers.dependency import Breaker, Dependencies, DependencyDown
+from headwater_streams.handlers.limits import FloodGuard, TokenBucket, rate_of
+from headwater_streams.loopwatch import LoopWatch
+from headwater_streams.testing import StreamKit
+from streams.orders import TOPIC, memory_app, order
+
+
+@pytest.mark.parametrize(("text", "rate"), [("100/s", 100.0), ("30/m", 0.5), ("1.5 / s", 1.5), ("3600/h", 1.0)])
+def test_a_rate_is_read_as_calls_per_second(text: str, rate: float) -> None:
+    assert rate_of(text) == rate
+
+
+@pytest.mark.parametrize("text", ["", "100", "0/s", "-1/s", "5/day"])
+def test_a_rate_that_makes_no_sense_says_what_to_pass(text: str) -> None:
+    with pytest.raises(UsageError, match="e\\.g\\. '100/s'"):
+        rate_of(text)
+
+
+def test_a_bucket_lets_the_burst_through_and_then_one_each_step() -> None:
+    clock = ManualClock()
+    bucket = TokenBucket(2.0, clock, burst=3)
+
+    waits = [bucket.reserve() for _ in range(6)]
+    clock.advance(10)
+
+    assert waits == pytest.approx([0, 0, 0, 0.5, 1.0, 1.5])
+    assert [bucket.reserve() for _ in range(4)] == pytest.approx([0, 0, 0, 0.5])
+
+
+async def test_a_handler_with_a_rate_is_not_called_more_often() -> None:
+    app, times = memory_app(), []
+
+    @app.handler(TOPIC, rate="100/s")
+    async def bill(value: dict[str, Any]) -> None:
+        times.append(time.monotonic())
+
+    async with StreamKit(app) as kit:
+        kit.app.clock = kit.clock
+        for number in range(105):
+            kit.send(TOPIC, order(f"k{number}", number), key=f"k{number}")
+        while len(times) < 105:
+            await kit._fetch()
+            await asyncio.sleep(0.005)
+
+    assert times[104] - times[0] >= 0.04
+
+
+def test_a_flood_is_more_than_the_ratio_of_enough_records() -> None:
+    guard = FloodGuard(DeadLimit(ratio=0.5, records=10))
+
+    few = [guard.died(settled=0) for _ in range(9)]
+    tenth = guard.died(settled=0)
+    guard.reset(settled=0)
+    mixed = [guard.died(settled=number + 1) for number in range(20)]
+
+    assert not any(few)
+    assert tenth
+    assert not any(mixed)
+
+
+async def test_a_flood_of_dead_letters_stops_the_partition_loudly_and_goes_on_after_the_pause(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = memory_app()
+
+    @app.handler(TOPIC, retry=Retry(), concurrency=1, dead_limit=DeadLimit(records=5, pause="1s"))
+    async def bill(value: dict[str, Any]) -> None:
+        raise ValueError("the handler is broken")
+
+    async with StreamKit(app) as kit:
+        for number in range(6):
+            kit.send(TOPIC, order(f"k{number}", number), key=f"k{number}")
+        await kit._fetch()
+        before = len(kit.dead_letters(TOPIC))
+        stopped = set(kit.broker.paused)
+        await asyncio.sleep(1.0)
+        await kit.settle()
+        after = len(kit.dead_letters(TOPIC))
+
+    assert stopped
+    assert (before, after) == (4, 6)
+    assert "too many records of bill die" in caplog.text
+
+
+async def test_a_breaker_opens_after_failures_in_a_row_and_lets_one_probe_through() -> None:
+    clock = ManualClock()
+    breaker = Breaker("payments", clock, threshold=3, probe_after=5.0)
+    for _ in range(3):
+        await breaker.enter()
+        breaker.failed(ConnectionError())
+    opened = breaker.state
+
+    clock.advance(5)
+    await breaker.enter()
+    probing = breaker.state
+    second = asyncio.ensure_future(breaker.enter())
+    await asyncio.sleep(0)
+    waits = not second.done()
+    breaker.succeeded()
+    await second
+
+    assert (opened, probing, waits, breaker.state) == ("open", "half-open", True, "closed")
+
+
+async def test_an_error_of_a_declared_dependency_is_no_failure_of_the_record() -> None:
+    clock = ManualClock()
+    dependencies = Dependencies({}, clock, {"payments": (ConnectionError,)})
+
+    down = dependencies.translate(ConnectionError("refused"))
+    other = dependencies.translate(ValueError("the record's own"))
+
+    assert isinstance(down, DependencyDown)
+    assert isinstance(down.__cause__, ConnectionError)
+    assert isinstance(other, ValueError)
+
+
+async def test_while_a_dependency_is_down_its_handler_waits_and_others_go_on() -> None:
+    app, charged, notified = memory_app(), [], []
+    down = True
+
+    @app.handler(TOPIC, retry=Retry())
+    async def charge(value: dict[str, Any], event: EventContext) -> None:
+        async with event.dependency("payments"):
+            if down:
+                raise ConnectionError("payments does not answer")
+        charged.append(value["number"])
+
+    @app.handler(TOPIC, retry=Retry())
+    async def notify(value: dict[str, Any]) -> None:
+        notified.append(value["number"])
+
+    async with StreamKit(app) as kit:
+        for number in range(3):
+            kit.send(TOPIC, order("a", number), key="a")
+        while len(notified) < 3:
+            await kit._fetch()
+            await asyncio.sleep(0.01)
+        waiting = list(charged)
+        down = False
+        while len(charged) < 3:
+            await kit._fetch()
+            await asyncio.sleep(0.01)
+        await kit.settle()
+        dead = kit.dead_letters(TOPIC)
+
+    assert waiting == []
+    assert charged == [0, 1, 2]
+    assert dead == []
+
+
+async def test_code_that_blocks_the_loop_is_named_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    watch = LoopWatch(limit=0.2)
+
+    def a_blocking_handler() -> None:
+        time.sleep(0.6)
+
+    with caplog.at_level(logging.ERROR):
+        watch.start()
+        await asyncio.sleep(0)
+        a_blocking_handler()
+        await asyncio.sleep(0)
+        watch.stop()
+
+    assert watch.blocked == 1
+    assert "a_blocking_handler" in caplog.text
