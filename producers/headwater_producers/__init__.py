@@ -3,9 +3,9 @@
 The nouns: a ``EventProducer`` emits an event and gives a ``Delivery``; ``ProducerSettings`` say how.
 """
 
-from headwater_producers.backpressure import BackPressure, Block, Refuse
+from headwater_producers.backpressure import BackPressure, Block, Refuse, Spool
 from headwater_producers.delivery import Delivery
-from headwater_producers.errors import DeliveryPending, ProducerClosed
+from headwater_producers.errors import DeliveryPending, ProducerClosed, SpoolUnavailable
 from headwater_producers.producer import EventProducer
 from headwater_producers.settings import ProducerSettings
 
@@ -18,4 +18,6 @@ __all__ = [
     "ProducerClosed",
     "ProducerSettings",
     "Refuse",
+    "Spool",
+    "SpoolUnavailable",
 ]

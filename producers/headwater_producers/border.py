@@ -16,7 +16,7 @@ from headwater_schemas.errors import (
     UsageError,
 )
 
-__all__ = ["is_authentication", "translate"]
+__all__ = ["is_authentication", "is_purged", "translate"]
 
 _TOO_LARGE: Final = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
 
@@ -57,6 +57,11 @@ _PURGED: Final = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT}
 def is_authentication(error: KafkaError) -> bool:
     """Whether the brokers refuse our credentials. librdkafka goes on trying, and records time out meanwhile."""
     return error.code() in (KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED)
+
+
+def is_purged(error: KafkaError) -> bool:
+    """Whether a record was given up by us, because the producer closes."""
+    return error.code() in _PURGED
 
 
 def translate(error: KafkaError, topic: str, *, last: KafkaError | None = None) -> HeadwaterError:

@@ -22,7 +22,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from headwater_producers.backpressure import Block
 from headwater_producers.border import is_authentication
 from headwater_producers.complaints import Complaints
-from headwater_producers.delivery import Waiter
+from headwater_producers.delivery import Waiter, wake_all
 from headwater_producers.envelope import Header
 from headwater_producers.errors import ProducerClosed
 from headwater_producers.process import unwatch, watch
@@ -31,7 +31,7 @@ from headwater_producers.settings import ProducerSettings
 from headwater_schemas.clock import SystemClock
 from headwater_schemas.errors import Overloaded, SettingError
 
-__all__ = ["ANY_PARTITION", "Client", "OnDelivery"]
+__all__ = ["ANY_PARTITION", "Client", "OnDelivery", "in_event_loop"]
 
 OnDelivery = Callable[[Any, Any], None]
 """librdkafka's delivery report: ``(KafkaError | None, Message)``."""
@@ -45,22 +45,22 @@ _IDLE: Final = 0.5
 _SLICE: Final = 0.1
 
 _log = logging.getLogger("headwater.producers")
+_librdkafka = logging.getLogger("headwater.producers.librdkafka")
 
 
 class Client:
     """A librdkafka producer with its queue, its reports and its end. Safe to share between threads.
 
     It starts at ``start`` or at first use.
-
-    Args:
-        settings: of the producer.
-        on_fork: called in a forked child, before anything is sent there.
     """
 
-    def __init__(self, settings: ProducerSettings, on_fork: Callable[[], None] | None = None) -> None:
+    def __init__(self, settings: ProducerSettings) -> None:
         self.settings = settings
         self.routes: dict[str, Route] = {}
-        self._on_fork = on_fork
+        self.before_close: Callable[[float], object] = self.flush
+        """What ``close`` does with its timeout, before it gives up what is left."""
+        self.on_fork: list[Callable[[], None]] = []
+        """Called in a forked child, before anything is sent there."""
         self._closed = False
         self._high_water = settings.queue_records * 3 // 4
         self._arm()
@@ -98,7 +98,11 @@ class Client:
             if self._closed:
                 raise ProducerClosed("the producer is closed; make a new one")
             if self._producer is None:
-                config = self.settings.client_config() | {"error_cb": self._on_error, "logger": _log}
+                config = self.settings.client_config() | {
+                    "error_cb": self._on_error,
+                    "logger": _librdkafka,
+                    "log_level": 5,
+                }
                 try:
                     self._producer = Producer(config)
                 except (KafkaException, ValueError, TypeError) as exc:
@@ -126,10 +130,10 @@ class Client:
             Overloaded: there was no room in time, or the policy or a running event loop forbids to wait.
         """
         policy = self.settings.back_pressure
-        patience = policy.seconds if isinstance(policy, Block) and not _in_event_loop() else 0.0
+        patience = policy.seconds if isinstance(policy, Block) and not in_event_loop() else 0.0
         deadline = time.monotonic() + patience
         while True:
-            self._serve(max(0.0, min(_SLICE, deadline - time.monotonic())))
+            self.serve(max(0.0, min(_SLICE, deadline - time.monotonic())))
             try:
                 return self.produce(topic, value, key, partition, on_delivery, None, 0, headers)
             except BufferError as exc:
@@ -139,8 +143,12 @@ class Client:
 
     def poll(self) -> None:
         """Serve the delivery reports that are there, in this thread. Never blocks."""
+        self.serve(0.0)
+
+    def serve(self, timeout: float) -> None:
+        """Serve delivery reports, waiting up to ``timeout`` seconds for one. Blocks."""
         self._polls += 1
-        self._serve(0.0)
+        self._serve(timeout)
 
     def serve_from(self, loop: asyncio.AbstractEventLoop) -> None:
         """Poll from a timer of ``loop`` as long as records are on the way. Call it in the loop."""
@@ -151,10 +159,18 @@ class Client:
     async def drain(self) -> None:
         """Wait until the queue has room for a good many records."""
         self.poll()
-        while len(self) > self._high_water:
+        while not self.has_room():
             await asyncio.sleep(_TICK)
             self.poll()
         self._high_water = self.settings.queue_records * 3 // 4
+
+    def has_room(self) -> bool:
+        """Whether the queue has room for a good many records."""
+        return len(self) <= self._high_water
+
+    def last_seen(self) -> str:
+        """The last trouble that librdkafka reported, as the end of a sentence."""
+        return f"; last seen from the broker: {self.last_error.str()}" if self.last_error else ""
 
     def flush(self, timeout: float) -> int:
         """Wait until every record is acknowledged or failed; gives how many are not after ``timeout`` seconds. Blocks.
@@ -168,12 +184,13 @@ class Client:
         return len(self)
 
     def close(self, timeout: float) -> Counter[str]:
-        """Flush, give up what is left, stop. Gives how many records were given up, by topic; their deliveries fail.
+        """Flush (see ``before_close``), give up what is left, stop. Gives how many records were given up, by topic;
+        their deliveries fail.
 
         Blocks up to ``timeout`` seconds and a little more.
         """
         try:
-            self.flush(timeout)
+            self.before_close(timeout)
         finally:
             with self._starting, self._polling:
                 given_up = self._stop()
@@ -191,8 +208,8 @@ class Client:
             route.orphaned = True
         self.routes.clear()
         self._arm()
-        if self._on_fork is not None:
-            self._on_fork()
+        for renew in self.on_fork:
+            renew()
 
     def _start_and_produce(self, *record: Any) -> None:
         self.start()
@@ -218,7 +235,7 @@ class Client:
     def _report(self) -> None:
         if self.woken:
             woken, self.woken = self.woken, []
-            _wake_all(woken)
+            wake_all(woken)
         for route in tuple(self.routes.values()):
             if failures := route.report():
                 self._complaints.add(route.topic, failures)
@@ -276,38 +293,18 @@ class Client:
 
     def _overloaded(self, waited: float) -> Overloaded:
         limits = f"{self.settings.queue_records} records or {self.settings.queue_bytes} bytes"
-        why = f"; last seen from the broker: {self.last_error.str()}" if self.last_error else ""
-        advice = "in a coroutine `await producer.drain()` between emits" if _in_event_loop() else "slow down"
-        return Overloaded(f"the producer's queue ({limits}) is full, waited {waited:g} s{why}: {advice}")
+        advice = "in a coroutine `await producer.drain()` between emits" if in_event_loop() else "slow down"
+        return Overloaded(f"the producer's queue ({limits}) is full, waited {waited:g} s{self.last_seen()}: {advice}")
 
 
 def _closed(*_record: Any) -> None:
     raise ProducerClosed("the producer is closed; make a new one")
 
 
-def _in_event_loop() -> bool:
+def in_event_loop() -> bool:
+    """Whether this thread runs an event loop now, so that it must not be blocked."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return False
     return True
-
-
-def _wake_all(woken: list[Waiter]) -> None:
-    by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
-    for waiter in woken:
-        if isinstance(waiter, threading.Event):
-            waiter.set()
-        else:
-            by_loop.setdefault(waiter.get_loop(), []).append(waiter)
-    for loop, futures in by_loop.items():
-        try:
-            loop.call_soon_threadsafe(_resolve, futures)
-        except RuntimeError:
-            _log.debug("an event loop was closed before its deliveries were acknowledged")
-
-
-def _resolve(futures: list[asyncio.Future[None]]) -> None:
-    for future in futures:
-        if not future.done():
-            future.set_result(None)

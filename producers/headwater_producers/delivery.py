@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Generator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import msgspec
@@ -15,9 +16,9 @@ from headwater_schemas.errors import BrokerUnavailable, HeadwaterError
 if TYPE_CHECKING:
     from headwater_producers.route import Route
 
-__all__ = ["Delivery", "DeliveryState", "Waiter"]
+__all__ = ["Delivery", "DeliveryState", "Waiter", "wake_all"]
 
-DeliveryState = Literal["pending", "acked", "failed"]
+DeliveryState = Literal["pending", "acked", "spooled", "failed"]
 
 Waiter = threading.Event | asyncio.Future[None]
 
@@ -35,7 +36,8 @@ class Delivery(msgspec.Struct, gc=False, eq=False):
     id: str
     """The event's ``ce_id``."""
     state: DeliveryState = "pending"
-    """``acked``: every in-sync replica has it. ``failed``: see ``error``; the broker may yet have it."""
+    """``acked``: every in-sync replica has it. ``spooled``: it is on disk and will be sent. ``failed``: see ``error``;
+    the broker may yet have it."""
     partition: int | None = None
     """Where the record stands, once acked."""
     offset: int | None = None
@@ -54,7 +56,7 @@ class Delivery(msgspec.Struct, gc=False, eq=False):
         return self.state != "pending"
 
     def result(self, timeout: float | None = None) -> Self:
-        """Wait until the event is acknowledged; gives the delivery itself.
+        """Wait until the event is acknowledged, or safe in the spool; gives the delivery itself.
 
         Blocks the calling thread: in a coroutine write ``await delivery``.
 
@@ -65,6 +67,7 @@ class Delivery(msgspec.Struct, gc=False, eq=False):
             DeliveryPending: not resolved in ``timeout``; it may still be delivered.
             BrokerUnavailable: no acknowledgement within the producer's delivery timeout, or before it closed.
             NotPermitted, UnknownTopic, RecordTooLarge, UsageError: the broker refused the record.
+            SpoolUnavailable: the broker is away, and the spool could not be written.
         """
         if self.state == "pending":
             woken = threading.Event()
@@ -99,6 +102,15 @@ class Delivery(msgspec.Struct, gc=False, eq=False):
             self._waiters = None
             route.client.woken.extend(waiters)
 
+    def _resolve_as(self, state: DeliveryState, error: HeadwaterError | None) -> list[Waiter]:
+        """Resolve it, unless it is; gives who is to be woken."""
+        if self.state != "pending":
+            return []
+        self.error = error
+        self.state = state
+        waiters, self._waiters = self._waiters, None
+        return waiters or []
+
     def _wait_with(self, waiter: Waiter) -> bool:
         """Whether there is something to wait for. ``settle`` sets the state before it looks for waiters, and here the
         state is read after the waiter is put down: one of the two sees the other."""
@@ -114,3 +126,23 @@ class Delivery(msgspec.Struct, gc=False, eq=False):
         if self.error is not None:
             raise self.error
         return self
+
+
+def wake_all(woken: list[Waiter]) -> None:
+    """Wake threads at once and coroutines in one call per event loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    for waiter in woken:
+        if isinstance(waiter, threading.Event):
+            waiter.set()
+        else:
+            by_loop.setdefault(waiter.get_loop(), []).append(waiter)
+    for loop, futures in by_loop.items():
+        # A closed loop has nobody left who waits.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(_resolve, futures)
+
+
+def _resolve(futures: list[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)

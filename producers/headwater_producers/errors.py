@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from headwater_schemas.errors import Unavailable, UsageError
 
-__all__ = ["DeliveryPending", "ProducerClosed"]
+__all__ = ["DeliveryPending", "ProducerClosed", "SpoolUnavailable"]
 
 
 class DeliveryPending(Unavailable, TimeoutError):
@@ -17,3 +17,7 @@ class DeliveryPending(Unavailable, TimeoutError):
 
 class ProducerClosed(UsageError):
     """The producer was closed; make a new one."""
+
+
+class SpoolUnavailable(Unavailable):
+    """The broker is away and the spool cannot be written: the disk is full or broken. The event was not accepted."""

@@ -9,25 +9,58 @@ from typing import Final, Literal
 
 from prometheus_client import Counter, Gauge, Histogram
 
-__all__ = ["ACK_SECONDS", "QUEUE_RECORDS", "RECORDS", "MetricName", "RecordOutcome"]
+__all__ = [
+    "ACK_SECONDS",
+    "DEGRADED",
+    "QUEUE_RECORDS",
+    "RECORDS",
+    "SPOOL_BYTES",
+    "SPOOL_OLDEST",
+    "SPOOL_RECORDS",
+    "SPOOL_REJECTED",
+    "MetricName",
+    "RecordOutcome",
+]
 
 MetricName = Literal[
-    # Events that reached an outcome. Labels: topic, outcome.
+    # Events that reached an outcome; one that went to the spool counts as spooled, and as acked later. Labels: topic,
+    # outcome.
     "headwater_producer_records_total",
     # From emit to the broker's acknowledgement; sampled: the last record of each topic in each poll. Label: topic.
     "headwater_producer_ack_seconds",
     # Records in the queue to the broker or on the way, all producers of the process together.
     "headwater_producer_queue_records",
+    # How many producers of the process send by way of the disk because the broker is away: 0 when all is well.
+    "headwater_producer_degraded",
+    # Events in the spools of the process: on disk and not acknowledged.
+    "headwater_spool_records",
+    # Size of the spools on disk.
+    "headwater_spool_bytes",
+    # How long the oldest event of the spools has been waiting.
+    "headwater_spool_oldest_seconds",
+    # Events of a spool that the broker refused for good; kept beside it. Label: topic.
+    "headwater_spool_rejected_total",
 ]
 
-RecordOutcome = Literal["acked", "failed"]
+RecordOutcome = Literal["acked", "spooled", "failed"]
 
 _RECORDS: Final[MetricName] = "headwater_producer_records_total"
 _ACK_SECONDS: Final[MetricName] = "headwater_producer_ack_seconds"
 _QUEUE_RECORDS: Final[MetricName] = "headwater_producer_queue_records"
+
+_DEGRADED: Final[MetricName] = "headwater_producer_degraded"
+_SPOOL_RECORDS: Final[MetricName] = "headwater_spool_records"
+_SPOOL_BYTES: Final[MetricName] = "headwater_spool_bytes"
+_SPOOL_OLDEST: Final[MetricName] = "headwater_spool_oldest_seconds"
+_SPOOL_REJECTED: Final[MetricName] = "headwater_spool_rejected_total"
 
 _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 RECORDS: Final = Counter(_RECORDS, "Events that reached an outcome, by topic.", ["topic", "outcome"])
 ACK_SECONDS: Final = Histogram(_ACK_SECONDS, "From emit to acknowledgement (sampled).", ["topic"], buckets=_BUCKETS)
 QUEUE_RECORDS: Final = Gauge(_QUEUE_RECORDS, "Records queued for the broker or on the way to it.")
+DEGRADED: Final = Gauge(_DEGRADED, "Producers that send by way of the disk because the broker is away.")
+SPOOL_RECORDS: Final = Gauge(_SPOOL_RECORDS, "Events on disk and not acknowledged.")
+SPOOL_BYTES: Final = Gauge(_SPOOL_BYTES, "Size of the spools on disk.")
+SPOOL_OLDEST: Final = Gauge(_SPOOL_OLDEST, "How long the oldest event of the spools has been waiting.")
+SPOOL_REJECTED: Final = Counter(_SPOOL_REJECTED, "Spooled events that the broker refused for good.", ["topic"])

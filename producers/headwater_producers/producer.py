@@ -12,6 +12,7 @@ from typing import Any, Final, Self
 import msgspec
 from confluent_kafka import KafkaException
 
+from headwater_producers.backpressure import Spool
 from headwater_producers.border import translate
 from headwater_producers.client import ANY_PARTITION, Client, OnDelivery
 from headwater_producers.delivery import Delivery
@@ -20,6 +21,7 @@ from headwater_producers.envelope import Envelope, Header
 from headwater_producers.errors import DeliveryPending
 from headwater_producers.route import Route
 from headwater_producers.settings import ProducerSettings
+from headwater_producers.spool import Spooler
 from headwater_schemas.catalogue import Catalogue
 from headwater_schemas.clock import Clock, SystemClock
 from headwater_schemas.codec import Codec
@@ -69,10 +71,15 @@ class EventProducer:
         self._catalogue = catalogue
         self._codec = registry if isinstance(registry, Codec) else Codec(catalogue, registry)
         self._envelope = Envelope(source, clock or SystemClock())
-        self._client = Client(settings, on_fork=self._envelope.renew)
-        self._routes = self._client.routes
         self._settings = settings
+        self._client = Client(settings)
+        self._client.on_fork.append(self._envelope.renew)
+        self._routes = self._client.routes
+        policy = settings.back_pressure
+        self._spooler = Spooler(policy, self._client) if isinstance(policy, Spool) else None
         self._client.start()
+        if self._spooler is not None:
+            self._spooler.start()
 
     @classmethod
     def from_env(cls, *, source: str, env: Environment | None = None) -> Self:
@@ -87,9 +94,14 @@ class EventProducer:
         return cls(ProducerSettings.from_env(env), Catalogue.from_env(env), registry, source=source)
 
     def __len__(self) -> int:
-        """Events not yet acknowledged or failed."""
+        """Events that are not resolved: neither acknowledged nor spooled nor failed."""
         self._client.poll()  # librdkafka counts its unserved log lines and errors in
-        return len(self._client)
+        return len(self._client) if self._spooler is None else self._spooler.pending()
+
+    @property
+    def degraded(self) -> bool:
+        """Whether events go to the spool because the broker is away. Always ``False`` without a spool."""
+        return self._spooler is not None and self._spooler.degraded
 
     def emit(
         self,
@@ -123,7 +135,8 @@ class EventProducer:
             RecordTooLarge: it is over ``HEADWATER_KAFKA_MAX_RECORD_BYTES``.
             UsageError: a key, header, time or traceparent of the wrong kind.
             RegistryUnavailable: the first emit to this topic, and the registry does not answer.
-            Overloaded: the queue is full.
+            Overloaded: the queue, or the spool, is full.
+            SpoolUnavailable: the broker is away and the spool cannot be written.
             ProducerClosed: after ``close``.
         """
         route = self._routes.get(topic) or self._open_route(topic)
@@ -139,18 +152,28 @@ class EventProducer:
         else:
             event_id = envelope.new_id(number) if id is None else id
             record_headers = envelope.custom_headers(event_id, route.ce_type, time, traceparent, headers)
-        delivery = Delivery(route, event_id)
         client = route.client
-        try:
-            client.produce(topic, payload, raw_key, ANY_PARTITION, delivery.settle, None, 0, record_headers)
-        except BufferError:
-            client.produce_when_room(topic, payload, raw_key, record_headers, ANY_PARTITION, delivery.settle)
-        except KafkaException as exc:
-            raise translate(exc.args[0], topic) from exc
+        if self._spooler is not None:
+            delivery = self._spooler.send(route, event_id, payload, raw_key, record_headers)
+        else:
+            delivery = self._send(route, event_id, payload, raw_key, record_headers)
         if client.asleep:
             client.wake()
         if not number % _POLL_EVERY:
             client.poll()
+        return delivery
+
+    def _send(
+        self, route: Route, event_id: str, value: bytes | None, key: bytes | None, headers: list[Header]
+    ) -> Delivery:
+        delivery = Delivery(route, event_id)
+        client = route.client
+        try:
+            client.produce(route.topic, value, key, ANY_PARTITION, delivery.settle, None, 0, headers)
+        except BufferError:
+            client.produce_when_room(route.topic, value, key, headers, ANY_PARTITION, delivery.settle)
+        except KafkaException as exc:
+            raise translate(exc.args[0], route.topic) from exc
         return delivery
 
     def emit_raw(
@@ -212,10 +235,10 @@ class EventProducer:
         The back pressure of coroutines, as with ``asyncio.StreamWriter``: call it between emits. It does not wait for
         deliveries.
         """
-        await self._client.drain()
+        await (self._client.drain() if self._spooler is None else self._spooler.drain())
 
     def flush(self, timeout: float | None = None) -> None:
-        """Wait until every event so far is acknowledged or failed. Blocks.
+        """Wait until every event so far is resolved: acknowledged, spooled or failed. Blocks.
 
         Returning does not promise that they were acknowledged: a delivery may have failed (it is logged, and counted).
 
@@ -225,12 +248,14 @@ class EventProducer:
         Raises:
             DeliveryPending: some are still on the way.
         """
-        pending = self._client.flush(self._patience(timeout))
+        sender = self._client if self._spooler is None else self._spooler
+        pending = sender.flush(self._patience(timeout))
         if pending:
             raise DeliveryPending(f"{pending} events are still on the way to the broker")
 
     def close(self, timeout: float | None = None) -> None:
-        """Flush, then stop. What is not acknowledged in ``timeout`` seconds is given up: its deliveries fail. Blocks.
+        """Flush, then stop. What is not acknowledged in ``timeout`` seconds goes to the spool; without one it is given
+        up, and its deliveries fail. Blocks.
 
         Closing twice is no error.
 
@@ -265,8 +290,11 @@ class EventProducer:
         await asyncio.to_thread(self.__exit__, kind, exc, tb)
 
     def _patience(self, timeout: float | None) -> float:
-        # The second on top lets librdkafka report the timeouts of its own first.
-        return self._settings.delivery_timeout + 1.0 if timeout is None else timeout
+        if timeout is not None:
+            return timeout
+        policy = self._settings.back_pressure
+        # The time on top lets what happens at the limit be reported first.
+        return policy.after + 5.0 if isinstance(policy, Spool) else self._settings.delivery_timeout + 1.0
 
     def _open_route(self, topic: str) -> Route:
         """The way to a topic, made at its first use."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
-from headwater_producers.backpressure import BackPressure, Block, Refuse
+from headwater_producers.backpressure import BackPressure, Block, Refuse, Spool
 from headwater_schemas.errors import SettingError
 from headwater_schemas.settings import Environment, KafkaSettings
 
@@ -23,7 +24,8 @@ class ProducerSettings:
         queue_records: records that may wait for the broker; then ``back_pressure`` decides.
         queue_bytes: bytes of keys and values that may wait; the second limit. A multiple of 1024 is used.
         back_pressure: what ``emit`` does when the queue is full.
-        delivery_timeout: how long a record may take until it is acknowledged; then its ``Delivery`` fails.
+        delivery_timeout: how long a record may take until it is acknowledged; then its ``Delivery`` fails. Not with a
+            spool, which keeps it.
         linger: how long a record may wait for others to share its batch. More is faster for many, later for one.
         compression: of batches. ``lz4`` and ``zstd`` cost little and shrink Avro well.
         exit_flush: how long an exiting interpreter waits for what a producer left open still holds.
@@ -83,7 +85,8 @@ class ProducerSettings:
             "message.max.bytes": self.kafka.max_record_bytes,
             "queue.buffering.max.messages": self.queue_records,
             "queue.buffering.max.kbytes": self.queue_bytes // 1024,
-            "delivery.timeout.ms": round(self.delivery_timeout * 1000),
+            # With a spool no record is ever given up: a gap would let later records of its key overtake it.
+            "delivery.timeout.ms": 0 if isinstance(self.back_pressure, Spool) else round(self.delivery_timeout * 1000),
             "linger.ms": self.linger * 1000,
             "compression.type": self.compression,
         }
@@ -95,4 +98,10 @@ def _back_pressure(env: Environment) -> BackPressure:
         return Block(env.duration("HEADWATER_PRODUCER_BLOCK"))
     if policy == "refuse":
         return Refuse()
-    raise SettingError(f"HEADWATER_PRODUCER_BACK_PRESSURE={policy!r}: pass block or refuse")
+    if policy == "spool":
+        return Spool(
+            Path(env.text("HEADWATER_PRODUCER_SPOOL_DIR")).expanduser(),
+            env.integer("HEADWATER_PRODUCER_SPOOL_BYTES", minimum=1),
+            env.duration("HEADWATER_PRODUCER_SPOOL_AFTER"),
+        )
+    raise SettingError(f"HEADWATER_PRODUCER_BACK_PRESSURE={policy!r}: pass block, refuse or spool")

@@ -93,12 +93,21 @@ SETTINGS: tuple[Setting, ...] = (
         "Records that may wait for the broker before `emit` blocks.",
     ),
     Setting("HEADWATER_PRODUCER_QUEUE_BYTES", "268435456", "Bytes that may wait for the broker; the second limit."),
-    Setting("HEADWATER_PRODUCER_BACK_PRESSURE", "block", "What `emit` does when the queue is full: block or refuse."),
+    Setting(
+        "HEADWATER_PRODUCER_BACK_PRESSURE", "block", "What `emit` does when the queue is full: block, refuse or spool."
+    ),
     Setting("HEADWATER_PRODUCER_BLOCK", "10s", "How long `emit` waits for room in a full queue before it raises."),
     Setting(
         "HEADWATER_PRODUCER_EXIT_FLUSH",
         "10s",
         "How long an exiting interpreter waits for the acknowledgement of what a producer left open still holds.",
+    ),
+    Setting("HEADWATER_PRODUCER_SPOOL_DIR", None, "Where back pressure `spool` keeps events while the broker is away."),
+    Setting("HEADWATER_PRODUCER_SPOOL_BYTES", "1073741824", "How much disk each spool may take."),
+    Setting(
+        "HEADWATER_PRODUCER_SPOOL_AFTER",
+        "5s",
+        "How long an event may wait for its acknowledgement before events go to the spool.",
     ),
     Setting("HEADWATER_PRODUCER_DELIVERY_TIMEOUT", "2m", "How long one record may take until it is acknowledged."),
     Setting("HEADWATER_PRODUCER_LINGER", "5ms", "How long a record may wait for others to share its batch."),

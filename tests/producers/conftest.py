@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from headwater_ops.stack import Endpoints
 from headwater_producers import EventProducer
 from headwater_schemas.catalogue import Catalogue, TopicSpec
 from headwater_schemas.errors import BrokerUnavailable
@@ -17,9 +16,9 @@ from producers.orders import NOWHERE, MakeProducer, catalogue_of, create_topic, 
 
 
 @pytest.fixture
-def topic(endpoints: Endpoints, topic_name: str) -> str:
+def topic(bootstrap: str, topic_name: str) -> str:
     """A topic of four partitions on the broker."""
-    create_topic(endpoints.bootstrap, topic_name)
+    create_topic(bootstrap, topic_name)
     return topic_name
 
 
@@ -51,9 +50,9 @@ def _close(producer: EventProducer) -> None:
 
 
 @pytest.fixture
-def producer(make_producer: MakeProducer, endpoints: Endpoints) -> EventProducer:
+def producer(make_producer: MakeProducer, bootstrap: str) -> EventProducer:
     """A producer to the real broker."""
-    return make_producer(endpoints.bootstrap)
+    return make_producer(bootstrap)
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import time
 
 import pytest
 
-from headwater_ops.stack import Endpoints
 from headwater_producers import Delivery, DeliveryPending, EventProducer, ProducerClosed
 from headwater_schemas.errors import BrokerUnavailable
 from producers.orders import NOWHERE, MakeProducer, order, read_all
@@ -96,7 +95,7 @@ def test_a_wait_that_runs_out_says_that_the_record_may_still_arrive(topic_name: 
     assert delivery.state == "pending"
 
 
-def test_threads_share_a_producer(endpoints: Endpoints, topic: str, producer: EventProducer) -> None:
+def test_threads_share_a_producer(bootstrap: str, topic: str, producer: EventProducer) -> None:
     def emit(worker: int) -> None:
         for number in range(1000):
             producer.emit(topic, order(number), key=f"w-{worker}")
@@ -108,7 +107,7 @@ def test_threads_share_a_producer(endpoints: Endpoints, topic: str, producer: Ev
         worker.join()
     producer.flush(30)
 
-    records = read_all(endpoints.bootstrap, topic)
+    records = read_all(bootstrap, topic)
     ids = {dict(record.headers)["ce_id"] for record in records}
     assert (len(records), len(ids)) == (4000, 4000)
 
@@ -143,9 +142,9 @@ def test_a_closed_producer_says_so(topic: str, producer: EventProducer) -> None:
 
 
 async def test_leaving_an_async_with_block_waits_for_the_broker(
-    topic: str, make_producer: MakeProducer, endpoints: Endpoints
+    topic: str, make_producer: MakeProducer, bootstrap: str
 ) -> None:
-    async with make_producer(endpoints.bootstrap) as producer:
+    async with make_producer(bootstrap) as producer:
         delivery = producer.emit(topic, order(1))
 
     assert delivery.state == "acked"

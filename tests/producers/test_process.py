@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from headwater_ops.stack import Endpoints
 from headwater_producers import EventProducer
 from headwater_schemas.errors import BrokerUnavailable
 from producers.orders import order, read_all
@@ -33,9 +32,7 @@ def in_fork(work: Callable[[], None]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def test_a_forked_child_emits_with_a_client_of_its_own(
-    endpoints: Endpoints, topic: str, producer: EventProducer
-) -> None:
+def test_a_forked_child_emits_with_a_client_of_its_own(bootstrap: str, topic: str, producer: EventProducer) -> None:
     ours = producer.emit(topic, order(1), key="parent").result(20)
 
     def work() -> None:
@@ -45,11 +42,11 @@ def test_a_forked_child_emits_with_a_client_of_its_own(
 
     assert in_fork(work) == 0
     producer.emit(topic, order(3), key="parent").result(20)
-    assert sorted(record.key for record in read_all(endpoints.bootstrap, topic)) == [b"child", b"parent", b"parent"]
+    assert sorted(record.key for record in read_all(bootstrap, topic)) == [b"child", b"parent", b"parent"]
 
 
 def test_a_forked_child_sends_nothing_of_what_its_parent_queued(
-    endpoints: Endpoints, topic: str, producer: EventProducer
+    bootstrap: str, topic: str, producer: EventProducer
 ) -> None:
     deliveries = [producer.emit(topic, order(number), key="parent") for number in range(500)]
 
@@ -59,7 +56,7 @@ def test_a_forked_child_sends_nothing_of_what_its_parent_queued(
 
     assert in_fork(work) == 0
     producer.flush(20)
-    assert len(read_all(endpoints.bootstrap, topic)) == len(deliveries)
+    assert len(read_all(bootstrap, topic)) == len(deliveries)
 
 
 def test_a_delivery_of_the_parent_says_in_the_child_that_it_is_the_parents(
@@ -74,9 +71,7 @@ def test_a_delivery_of_the_parent_says_in_the_child_that_it_is_the_parents(
     assert in_fork(work) == 0
 
 
-def test_a_child_of_multiprocessing_drains_at_its_end(
-    endpoints: Endpoints, topic: str, producer: EventProducer
-) -> None:
+def test_a_child_of_multiprocessing_drains_at_its_end(bootstrap: str, topic: str, producer: EventProducer) -> None:
     def work() -> None:
         for number in range(200):
             producer.emit(topic, order(number))
@@ -85,7 +80,7 @@ def test_a_child_of_multiprocessing_drains_at_its_end(
     child.start()
     child.join(30)
     assert child.exitcode == 0
-    assert len(read_all(endpoints.bootstrap, topic)) == 200
+    assert len(read_all(bootstrap, topic)) == 200
 
 
 SCRIPT = """
@@ -114,10 +109,10 @@ def run(bootstrap: str, topic: str, exit_flush: float, more: str = "") -> subpro
     )
 
 
-def test_an_interpreter_that_exits_waits_for_the_broker(endpoints: Endpoints, topic: str) -> None:
-    done = run(endpoints.bootstrap, topic, 20)
+def test_an_interpreter_that_exits_waits_for_the_broker(bootstrap: str, topic: str) -> None:
+    done = run(bootstrap, topic, 20)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert len(read_all(endpoints.bootstrap, topic)) == 300
+    assert len(read_all(bootstrap, topic)) == 300
 
 
 def test_an_interpreter_that_cannot_deliver_before_it_exits_says_what_is_lost(topic_name: str) -> None:
@@ -125,7 +120,7 @@ def test_an_interpreter_that_cannot_deliver_before_it_exits_says_what_is_lost(to
     assert f"NOT delivered: 300 to {topic_name}" in done.stderr
 
 
-def test_an_interpreter_that_dies_of_an_error_drains_as_well(endpoints: Endpoints, topic: str) -> None:
-    done = run(endpoints.bootstrap, topic, 20, more=textwrap.dedent("raise SystemExit(3)"))
+def test_an_interpreter_that_dies_of_an_error_drains_as_well(bootstrap: str, topic: str) -> None:
+    done = run(bootstrap, topic, 20, more=textwrap.dedent("raise SystemExit(3)"))
     assert done.returncode == 3
-    assert len(read_all(endpoints.bootstrap, topic)) == 300
+    assert len(read_all(bootstrap, topic)) == 300

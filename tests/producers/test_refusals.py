@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from headwater_ops.stack import Endpoints
 from headwater_producers import Block, EventProducer, ProducerSettings, Refuse
 from headwater_schemas.catalogue import Catalogue
 from headwater_schemas.errors import (
@@ -135,9 +134,9 @@ async def test_a_failed_delivery_raises_in_a_coroutine_too(topic_name: str, make
 
 
 def test_a_topic_that_the_broker_does_not_have_says_how_to_make_it(
-    endpoints: Endpoints, topic_name: str, make_producer: MakeProducer
+    bootstrap: str, topic_name: str, make_producer: MakeProducer
 ) -> None:
-    delivery = make_producer(endpoints.bootstrap).emit(topic_name, order(1))
+    delivery = make_producer(bootstrap).emit(topic_name, order(1))
     with pytest.raises(UnknownTopic, match="headwater topics apply"):
         delivery.result(60)
 
@@ -171,9 +170,9 @@ def test_a_full_queue_of_bytes_counts_too(topic_name: str, make_producer: MakePr
 
 
 def test_a_queue_that_empties_lets_a_blocked_emit_through(
-    endpoints: Endpoints, topic: str, make_producer: MakeProducer
+    bootstrap: str, topic: str, make_producer: MakeProducer
 ) -> None:
-    producer = make_producer(endpoints.bootstrap, queue_records=100)
+    producer = make_producer(bootstrap, queue_records=100)
     deliveries = [producer.emit(topic, order(number), key="a") for number in range(2000)]
     producer.flush(30)
     assert [delivery.offset for delivery in deliveries] == list(range(2000))
@@ -188,9 +187,9 @@ async def test_a_full_queue_never_blocks_an_event_loop(topic_name: str, make_pro
 
 
 async def test_drain_is_the_back_pressure_of_coroutines(
-    endpoints: Endpoints, topic: str, make_producer: MakeProducer
+    bootstrap: str, topic: str, make_producer: MakeProducer
 ) -> None:
-    producer = make_producer(endpoints.bootstrap, queue_records=100)
+    producer = make_producer(bootstrap, queue_records=100)
     deliveries = []
     for number in range(2000):
         await producer.drain()
@@ -199,9 +198,7 @@ async def test_drain_is_the_back_pressure_of_coroutines(
     assert [delivery.offset for delivery in deliveries] == list(range(2000))
 
 
-def test_emitting_from_a_raw_report_does_not_deadlock(
-    endpoints: Endpoints, topic: str, producer: EventProducer
-) -> None:
+def test_emitting_from_a_raw_report_does_not_deadlock(bootstrap: str, topic: str, producer: EventProducer) -> None:
     emitted = threading.Event()
 
     def again(error: object, _message: object) -> None:

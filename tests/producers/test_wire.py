@@ -9,7 +9,6 @@ from typing import Any
 import fastavro
 import pytest
 
-from headwater_ops.stack import Endpoints
 from headwater_producers import EventProducer
 from headwater_schemas.catalogue import Catalogue
 from headwater_schemas.clock import ManualClock
@@ -21,13 +20,13 @@ from producers.orders import PARTITIONS, SCHEMA, create_topic, order, read_all, 
 
 
 def test_a_value_is_magic_byte_registered_id_and_avro(
-    endpoints: Endpoints, env: Environment, topic: str, catalogue: Catalogue
+    bootstrap: str, env: Environment, topic: str, catalogue: Catalogue
 ) -> None:
     registry = Registry(RegistrySettings.from_env(env))
-    with EventProducer(settings_for(endpoints.bootstrap), catalogue, registry, source="orders") as producer:
+    with EventProducer(settings_for(bootstrap), catalogue, registry, source="orders") as producer:
         producer.emit(topic, order(7, note="quick"), key="o-7").result(20)
 
-    [record] = read_all(endpoints.bootstrap, topic)
+    [record] = read_all(bootstrap, topic)
     assert record.value[:1] == b"\0"
     fresh = Registry(RegistrySettings.from_env(env))
     written_with = fresh.schema(int.from_bytes(record.value[1:5], "big"))
@@ -38,13 +37,13 @@ def test_a_value_is_magic_byte_registered_id_and_avro(
 
 
 def test_headers_are_those_of_the_cloudevents_binding(
-    endpoints: Endpoints, catalogue: Catalogue, topic: str, producer: EventProducer
+    bootstrap: str, catalogue: Catalogue, topic: str, producer: EventProducer
 ) -> None:
     before = datetime.now(UTC) - timedelta(milliseconds=1)
     delivery = producer.emit(topic, order(1), key="o-1").result(20)
     after = datetime.now(UTC)
 
-    [record] = read_all(endpoints.bootstrap, topic)
+    [record] = read_all(bootstrap, topic)
     headers = dict(record.headers)
     assert before <= datetime.fromisoformat(headers.pop("ce_time").decode()) <= after
     assert headers == {
@@ -57,7 +56,7 @@ def test_headers_are_those_of_the_cloudevents_binding(
     assert len(record.headers) == 6
 
 
-def test_what_the_caller_gives_stands_in_the_headers(endpoints: Endpoints, topic: str, producer: EventProducer) -> None:
+def test_what_the_caller_gives_stands_in_the_headers(bootstrap: str, topic: str, producer: EventProducer) -> None:
     trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     producer.emit(
         topic,
@@ -68,7 +67,7 @@ def test_what_the_caller_gives_stands_in_the_headers(endpoints: Endpoints, topic
         headers={"tenant": "blue", "ce_subject": "o-1", "raw": b"\xff\x00", "nothing": None},
     ).result(20)
 
-    [record] = read_all(endpoints.bootstrap, topic)
+    [record] = read_all(bootstrap, topic)
     headers = dict(record.headers)
     assert headers["ce_id"] == b"event-1"
     assert headers["ce_time"] == b"2013-01-01T10:17:00.000Z"
@@ -81,46 +80,44 @@ def test_what_the_caller_gives_stands_in_the_headers(endpoints: Endpoints, topic
 
 @pytest.mark.parametrize("key", ["o-1", "ключ", b"\x00\xff\x80", "a", "abcd", "abcdefgh", b""])
 def test_a_key_chooses_the_java_clients_partition(
-    endpoints: Endpoints, topic: str, producer: EventProducer, key: str | bytes
+    bootstrap: str, topic: str, producer: EventProducer, key: str | bytes
 ) -> None:
     delivery = producer.emit(topic, order(1), key=key).result(20)
 
     raw = key.encode() if isinstance(key, str) else key
-    [record] = read_all(endpoints.bootstrap, topic)
+    [record] = read_all(bootstrap, topic)
     assert record.key == raw
     assert (record.partition, record.offset) == (delivery.partition, delivery.offset)
     assert record.partition == partition_for(raw, PARTITIONS)
 
 
-def test_events_of_a_key_stand_in_the_order_of_their_emits(
-    endpoints: Endpoints, topic: str, producer: EventProducer
-) -> None:
+def test_events_of_a_key_stand_in_the_order_of_their_emits(bootstrap: str, topic: str, producer: EventProducer) -> None:
     for number in range(5000):
         producer.emit(topic, order(number), key=f"k-{number % 7}")
     producer.flush(30)
 
     seen: dict[bytes, list[int]] = {}
-    for record in read_all(endpoints.bootstrap, topic):
+    for record in read_all(bootstrap, topic):
         value: Any = fastavro.schemaless_reader(io.BytesIO(record.value[5:]), SCHEMA, None)
         seen.setdefault(record.key, []).append(value["amount"])
     assert seen == {f"k-{k}".encode(): list(range(k, 5000, 7)) for k in range(7)}
 
 
-def test_an_event_without_key_has_none(endpoints: Endpoints, topic: str, producer: EventProducer) -> None:
+def test_an_event_without_key_has_none(bootstrap: str, topic: str, producer: EventProducer) -> None:
     producer.emit(topic, order(1)).result(20)
 
-    [record] = read_all(endpoints.bootstrap, topic)
+    [record] = read_all(bootstrap, topic)
     assert record.key is None
 
 
 def test_a_tombstone_is_a_null_value_on_a_compacted_topic(
-    endpoints: Endpoints, topic_name: str, producer: EventProducer
+    bootstrap: str, topic_name: str, producer: EventProducer
 ) -> None:
     compacted = f"{topic_name}-compacted"
-    create_topic(endpoints.bootstrap, compacted, cleanup_policy="compact")
+    create_topic(bootstrap, compacted, cleanup_policy="compact")
     producer.emit(compacted, None, key="o-1").result(20)
 
-    [record] = read_all(endpoints.bootstrap, compacted)
+    [record] = read_all(bootstrap, compacted)
     assert (record.key, record.value) == (b"o-1", None)
 
 
@@ -134,20 +131,18 @@ def test_a_compacted_topic_needs_a_key(topic_name: str, producer: EventProducer)
         producer.emit(f"{topic_name}-compacted", order(1))
 
 
-def test_the_time_of_an_event_is_the_producers_clock(endpoints: Endpoints, topic: str, catalogue: Catalogue) -> None:
+def test_the_time_of_an_event_is_the_producers_clock(bootstrap: str, topic: str, catalogue: Catalogue) -> None:
     clock = ManualClock(1_700_000_000.25)
-    with EventProducer(
-        settings_for(endpoints.bootstrap), catalogue, LocalRegistry(), source="orders", clock=clock
-    ) as producer:
+    with EventProducer(settings_for(bootstrap), catalogue, LocalRegistry(), source="orders", clock=clock) as producer:
         producer.emit(topic, order(1), key="a")
         clock.advance(1.001)
         producer.emit(topic, order(2), key="a")
 
-    times = [dict(record.headers)["ce_time"] for record in read_all(endpoints.bootstrap, topic)]
+    times = [dict(record.headers)["ce_time"] for record in read_all(bootstrap, topic)]
     assert times == [b"2023-11-14T22:13:20.250Z", b"2023-11-14T22:13:21.251Z"]
 
 
-def test_a_raw_record_goes_out_untouched(endpoints: Endpoints, topic: str, producer: EventProducer) -> None:
+def test_a_raw_record_goes_out_untouched(bootstrap: str, topic: str, producer: EventProducer) -> None:
     reports: list[tuple[object, int, int]] = []
     producer.emit_raw(
         topic,
@@ -161,7 +156,7 @@ def test_a_raw_record_goes_out_untouched(endpoints: Endpoints, topic: str, produ
     producer.flush(20)
 
     assert reports == [(None, 3, 0)]
-    raw, tombstone = sorted(read_all(endpoints.bootstrap, topic), key=lambda record: record.value is None)
+    raw, tombstone = sorted(read_all(bootstrap, topic), key=lambda record: record.value is None)
     assert (raw.partition, raw.value, raw.key) == (3, b"not avro", b"k")
     assert raw.headers == [("hw-attempt", b"2"), ("hw-attempt", b"3")]
     assert (tombstone.value, tombstone.partition) == (None, partition_for(b"k", PARTITIONS))
