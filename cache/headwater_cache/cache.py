@@ -14,12 +14,13 @@ from headwater_cache.continuity import Continuity, Rewind, TopicPartition
 from headwater_cache.explain import Explanation, explain
 from headwater_cache.loads import Load, SourceReads
 from headwater_cache.near import NearCache, NearPolicy
+from headwater_cache.readiness import Readiness
 from headwater_cache.reads import Reading, ViewReads
 from headwater_cache.scripts import INVALIDATE, TOUCH
 from headwater_cache.settings import CachePolicy, RedisSettings
 from headwater_cache.source import Source
 from headwater_cache.space import Mode, Space
-from headwater_cache.steps import Ask, Step, evaluate
+from headwater_cache.steps import Step, evaluate
 from headwater_cache.transactions import Buffer
 from headwater_cache.values import MsgpackValues, ValueCodec
 from headwater_cache.versions import Version, VersionToken, check_domain
@@ -99,6 +100,7 @@ class EntityCache(Generic[V]):
             self._writes = Writes(space, self._codec, SourceCommit[V](space, source))
         self._near = NearCache[V](space, near, self._connection.tracking_connection) if near is not None else None
         self._continuity = Continuity(self._space)
+        self._readiness = Readiness(self._space, self._continuity)
         self._applier = Applier(self._space, self._continuity)
 
     @classmethod
@@ -343,23 +345,28 @@ class EntityCache(Generic[V]):
         """``check_continuity`` for asyncio."""
         return await self._async(self._checked(self._continuity.check(positions)))
 
-    def mark_ready(self, partitions: Sequence[int], *, total: int) -> None:
+    def mark_ready(
+        self, partitions: Sequence[int] = (), *, positions: Mapping[TopicPartition, int] | None = None, total: int
+    ) -> None:
         """Say that these partitions, of ``total``, are applied to their end now. Repeat it every second while so.
 
         Once every partition was marked, an absent key of the view means not found; the times bound ``max_staleness``.
+
+        Args:
+            partitions: by number. Only what this process itself has applied is then checked.
+            positions: better: the partitions with the next offset of each; Redis must hold everything below.
+            total: how many partitions the topic has.
+
+        Raises:
+            ContinuityLost: Redis lacks what was applied, perhaps while no event came by: rewind. Nothing is marked.
         """
-        self._sync(self._mark_ready(partitions, total))
+        self._sync(self._checked(self._readiness.mark(partitions, positions, total)))
 
-    async def amark_ready(self, partitions: Sequence[int], *, total: int) -> None:
+    async def amark_ready(
+        self, partitions: Sequence[int] = (), *, positions: Mapping[TopicPartition, int] | None = None, total: int
+    ) -> None:
         """``mark_ready`` for asyncio."""
-        await self._async(self._mark_ready(partitions, total))
-
-    def _mark_ready(self, partitions: Sequence[int], total: int) -> Step[None]:
-        if self._space.due():
-            yield from self._space.look()
-        stamp = self._space.now_ms()
-        fields = [part for partition in partitions for part in (partition, stamp)]
-        yield Ask(("HSET", self._space.readiness, "partitions", total, *fields))
+        await self._async(self._checked(self._readiness.mark(partitions, positions, total)))
 
     def explain(self, key: str) -> Explanation:
         """Everything Redis holds about a key: state, version, lease, last refusal, watermarks. Changes nothing."""

@@ -13,7 +13,7 @@ replication id rewinds by time instead (``CachePolicy.failover_window``).
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from headwater_cache.changes import Change
@@ -21,9 +21,9 @@ from headwater_cache.errors import ContinuityLost
 from headwater_cache.metrics import WATERMARK_OFFSET
 from headwater_cache.scripts import WATERMARK
 from headwater_cache.space import Space
-from headwater_cache.steps import Batch, Command, Step, evaluate
+from headwater_cache.steps import Ask, Batch, Command, Step, evaluate
 
-__all__ = ["Continuity", "Rewind", "Span", "TopicPartition", "spans_of"]
+__all__ = ["Continuity", "Rewind", "Span", "TopicPartition", "lost", "spans_of"]
 
 
 class TopicPartition(NamedTuple):
@@ -74,6 +74,7 @@ class Continuity:
         marks = {name.decode(): value.decode() for name, value in stored.items()}
         identity = _identity(server, replication)
         gaps = self._gaps(positions, marks)
+        self._known.update({partition: marks.get(_field(partition)) or _text(0) for partition in positions})
         emptied = bool(gaps) and not any(gaps.values())
         starts = [
             ("HSETNX", key, _field(partition), self._known[partition])
@@ -87,14 +88,28 @@ class Continuity:
             return Rewind("failover", dict.fromkeys(positions, 0), self._window())
         return Rewind("failover", gaps) if gaps else None
 
+    @property
+    def partitions(self) -> Iterable[TopicPartition]:
+        """Those of which this consumer knows a watermark."""
+        return self._known.keys()
+
+    def compare(self, positions: Mapping[TopicPartition, int]) -> Step[Rewind | None]:
+        """As ``check``, but nothing is remembered: what is missing now is found missing again by the next batch."""
+        if not positions:
+            return None
+        stored = yield Ask(("HMGET", self._space.watermarks, *map(_field, positions)))
+        marks = {_field(at): mark.decode() for at, mark in zip(positions, stored, strict=True) if mark is not None}
+        gaps = self._gaps(positions, marks)
+        return Rewind("failover" if any(gaps.values()) else "emptied", gaps) if gaps else None
+
     def _gaps(self, positions: Mapping[TopicPartition, int], marks: Mapping[str, str]) -> dict[TopicPartition, int]:
+        """The partitions whose watermark is behind what was applied, with that watermark."""
         gaps = {}
         for partition, position in positions.items():
             stored = marks.get(_field(partition), "")
             expected = max(self._known.get(partition, ""), _text(position))
             if stored < expected and int(expected) > 0:
                 gaps[partition] = int(stored or 0)
-            self._known[partition] = stored or _text(0)
         return gaps
 
     def start(self, spans: Mapping[TopicPartition, Span]) -> Step[None]:
@@ -135,11 +150,16 @@ class Continuity:
     def _raise_gap(self, positions: Mapping[TopicPartition, int]) -> Step[None]:
         rewind = yield from self.check(positions)
         if rewind is not None:
-            places = ", ".join(f"{at.topic}[{at.partition}] from {offset}" for at, offset in rewind.positions.items())
-            raise ContinuityLost(f"Redis lacks applied events ({rewind.reason}): replay {places}", rewind)
+            raise lost(rewind)
 
     def _window(self) -> float:
         return self._space.clock.time() - self._space.policy.seconds_of("failover_window")
+
+
+def lost(rewind: Rewind) -> ContinuityLost:
+    """The error that tells a consumer to go back."""
+    places = ", ".join(f"{at.topic}[{at.partition}] from {offset}" for at, offset in rewind.positions.items())
+    return ContinuityLost(f"Redis lacks applied events ({rewind.reason}): replay {places or 'everything'}", rewind)
 
 
 def spans_of(changes: Sequence[Change], positions: Mapping[TopicPartition, int] | None) -> dict[TopicPartition, Span]:

@@ -206,6 +206,34 @@ def test_touch_tells_whether_there_is_a_value(view: EntityCache[dict[str, int]])
     assert view.get("UA1") == {"delay": 1}
 
 
+def test_a_view_that_was_emptied_in_silence_is_not_marked_ready_again(
+    view: EntityCache[dict[str, int]], raw: redis.Redis
+) -> None:
+    """No event came by; the mark itself notices, and the next batch still does (R20)."""
+    view.apply_many([at(0), at(1)])
+    view.mark_ready([0], total=1)
+    raw.delete(view._space.watermarks, view._space.readiness)
+
+    with pytest.raises(ContinuityLost, match="emptied"):
+        view.mark_ready([0], total=1)
+    with pytest.raises(ViewNotReady):
+        view.get("UA2")
+    with pytest.raises(ContinuityLost):
+        view.apply_many([at(2)])
+
+
+def test_a_new_consumer_marks_nothing_that_redis_lacks(view: EntityCache[dict[str, int]]) -> None:
+    """It has applied nothing itself yet, so it says how far the partition was applied."""
+    with pytest.raises(ContinuityLost, match="emptied"):
+        view.mark_ready(positions={P0: 2}, total=1)
+    view.apply_many([at(0)])
+    view.apply_many([at(1)])
+
+    view.mark_ready(positions={P0: 2}, total=1)
+
+    assert view.get("UA2") is None
+
+
 # Continuity
 
 P0 = TopicPartition("flights.changes", 0)
