@@ -26,6 +26,7 @@ from typing import Any, Final
 import msgspec
 
 from headwater_cache import EntityCache
+from headwater_schemas.durations import Duration, seconds
 from headwater_schemas.errors import HeadwaterError, Overloaded, UsageError
 from headwater_schemas.events import Task, TaskCancelRequested, TaskSubmitted
 from headwater_schemas.settings import KafkaSettings
@@ -64,7 +65,6 @@ SHOWN_AFTER: Final = 0.05
 RESULT_BYTES: Final = 256 * 1024
 """Largest result, as JSON. What is larger belongs in a store of its own, its address in the result."""
 
-_TIERS: Final = ("1s", "10s", "1m", "10m", "1h")
 _REMEMBERED: Final = 100_000
 
 
@@ -72,6 +72,7 @@ def install(
     app: StreamApp,
     *functions: TaskFunction[..., Any],
     concurrency: int = 100,
+    tiers: Sequence[Duration] = ("1s", "10s", "1m", "10m", "1h"),
     cancellations: Cancellations | None = None,
     view: EntityCache[Task] | None = None,
 ) -> TaskWorker:
@@ -81,16 +82,17 @@ def install(
 
     Args:
         concurrency: tasks in flight at a time, per worker; as many threads for functions that are not coroutines.
+        tiers: delays that get a topic of their own besides those of the tasks' retries; a submission's ``delay`` goes
+            through as many of them as it takes, the last of it is waited for in memory.
         cancellations, view: other than those of the app's settings, for tests.
 
     Raises:
         UsageError: no function, or two of one type.
     """
     worker = TaskWorker(app, functions, concurrency, cancellations, view)
-    delays = {delay for function in functions for delay in function.retry.delays}
-    tiers = Retry(*sorted(delays | {*Retry(*_TIERS).delays}))
-    app.handler(TASKS, name="tasks", retry=tiers, concurrency=concurrency)(worker.handle)
-    app.handler(CONTROL, name="task-cancel", concurrency=10)(worker.cancel)
+    delays = {delay for function in functions for delay in function.retry.delays} | {seconds(tier) for tier in tiers}
+    app.handler(TASKS, name="tasks", retry=Retry(*sorted(delays)), concurrency=concurrency)(worker.handle)
+    app.handler(CONTROL, name="task-cancel", retry=Retry(immediate=3), concurrency=10)(worker.cancel)
     app.task(worker.watch)
     return worker
 

@@ -6,20 +6,24 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
+from headwater_cache import EntityCache
 from headwater_ops.stack import Endpoints
 from headwater_schemas.catalogue import Catalogue
+from headwater_schemas.errors import Unavailable
 from headwater_schemas.settings import Environment, KafkaSettings
 from headwater_schemas.topics import admin_client, apply, plan
 from headwater_streams import StreamApp
 from headwater_tasks import TaskClient, TaskFunction, install
-from headwater_tasks.changes import CHANGES, CONTROL, TASKS
+from headwater_tasks.changes import CHANGES, CONTROL, DOMAIN, ENTITY, TASKS
 
 T = TypeVar("T")
 Workers = Callable[..., AbstractAsyncContextManager[StreamApp]]
@@ -29,7 +33,9 @@ Workers = Callable[..., AbstractAsyncContextManager[StreamApp]]
 def topics(endpoints: Endpoints) -> Environment:
     """Settings of a stack that has the topics of the tasks."""
     env = Environment(endpoints.settings())
-    declared = [spec for spec in Catalogue.from_env(env).topics() if spec.name in (TASKS, CONTROL, CHANGES)]
+    # Fewer partitions than are shipped: every worker of a test makes as many topics of its own of each.
+    names = (TASKS, CONTROL, CHANGES)
+    declared = [replace(spec, partitions=2) for spec in Catalogue.from_env(env).topics() if spec.name in names]
     admin = admin_client(KafkaSettings.from_env(env))
     apply(plan(declared, admin), admin)
     return env
@@ -39,8 +45,22 @@ def topics(endpoints: Endpoints) -> Environment:
 def projection(endpoints: Endpoints, topics: Environment, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The projector, as the process that it is in production."""
     log = tmp_path_factory.mktemp("projector") / "log"
-    with worker_process("headwater_tasks.projector:app", endpoints, log):
+    worker = worker_process("headwater_tasks.projector:app", endpoints, log)
+    with worker, EntityCache[Any](ENTITY, endpoints.redis_url, domain=DOMAIN) as view:
+        _wait_until_ready(view)
         yield
+
+
+def _wait_until_ready(view: EntityCache[Any]) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            view.get("nobody's", max_staleness="2s")
+        except Unavailable:
+            assert time.monotonic() < deadline, "the projector has not caught up in a minute"
+            time.sleep(0.1)
+        else:
+            return
 
 
 @pytest.fixture
@@ -51,13 +71,13 @@ async def client(topics: Environment, projection: None) -> AsyncIterator[TaskCli
 
 
 @pytest.fixture
-def working(topics: Environment) -> Workers:
+def working(topics: Environment, tmp_path: Path) -> Workers:
     """``async with working("name", render)`` runs a worker of these tasks in the test's loop."""
 
     @asynccontextmanager
     async def run(name: str, *functions: TaskFunction[..., Any], **options: Any) -> AsyncIterator[StreamApp]:
-        app = StreamApp(name, env=topics, faust_settings={"web_enabled": False})
-        install(app, *functions, **options)
+        app = StreamApp(name, env=topics, faust_settings={"web_enabled": False, "datadir": tmp_path})
+        install(app, *functions, **{"tiers": ("1s",), **options})
         app.finalize()
         await app.start()
         try:

@@ -11,7 +11,7 @@ from headwater_tasks.client import TaskClient
 from headwater_tasks.http import events, problems, status, tasks
 from headwater_tasks.http.access import known_queries
 from headwater_tasks.http.keys import ApiKeys
-from headwater_tasks.http.middleware import Measured
+from headwater_tasks.http.middleware import BodyLimit, Measured
 
 __all__ = ["create_app"]
 
@@ -50,13 +50,9 @@ def create_app(client: TaskClient, keys: ApiKeys | None, *, routers: Iterable[AP
     app.state.prepared = set()
     problems.install(app)
     for router in (tasks.router, events.router, *routers):
-        app.include_router(
-            router,
-            dependencies=[Depends(known_queries)],
-            responses=problems.RESPONSES,
-            max_body_size=2 * client.max_record_bytes,
-        )
+        app.include_router(router, dependencies=[Depends(known_queries)], responses=problems.RESPONSES)
     app.include_router(status.router)
+    app.add_middleware(BodyLimit, limit=2 * client.max_record_bytes)
     app.add_middleware(Measured)
     problems.describe(app)
     return app
