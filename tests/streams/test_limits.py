@@ -82,6 +82,7 @@ async def test_a_flood_of_dead_letters_stops_the_partition_loudly_and_goes_on_af
         raise ValueError("the handler is broken")
 
     async with StreamKit(app) as kit:
+        await kit.settle()
         for number in range(6):
             kit.send(TOPIC, order(f"k{number}", number), key=f"k{number}")
         await kit._fetch()
