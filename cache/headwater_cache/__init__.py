@@ -1,5 +1,6 @@
 """A versioned write-through cache over Redis that converges on its source of truth."""
 
+from headwater_cache.audit import Auditor, AuditReport, Violation
 from headwater_cache.cache import EntityCache
 from headwater_cache.changes import ApplyOutcome, ApplyResult, Change, ChangeLog, Position
 from headwater_cache.continuity import Rewind, TopicPartition
@@ -26,6 +27,8 @@ from headwater_cache.versions import Version, VersionToken, log_version, version
 __all__ = [
     "ApplyOutcome",
     "ApplyResult",
+    "AuditReport",
+    "Auditor",
     "AvroValues",
     "CacheFull",
     "CachePolicy",
@@ -53,6 +56,7 @@ __all__ = [
     "Version",
     "VersionToken",
     "ViewNotReady",
+    "Violation",
     "WrongEpoch",
     "cached",
     "log_version",

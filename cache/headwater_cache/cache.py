@@ -8,9 +8,11 @@ from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar
 
 from headwater_cache.applier import Applier
+from headwater_cache.audit import Auditor, Violation
 from headwater_cache.changes import ApplyResult, Change, ChangeLog
 from headwater_cache.connection import Connection
 from headwater_cache.continuity import Continuity, Rewind, TopicPartition
+from headwater_cache.epochs import drop_epoch, go_live, live_epoch
 from headwater_cache.explain import Explanation, explain
 from headwater_cache.loads import Load, SourceReads
 from headwater_cache.near import NearCache, NearPolicy
@@ -375,6 +377,39 @@ class EntityCache(Generic[V]):
     async def aexplain(self, key: str) -> Explanation:
         """``explain`` for asyncio."""
         return await self._async(explain(self._space, key))
+
+    # Epochs and audit
+
+    def live_epoch(self) -> int:
+        """The epoch that processes without a fixed one read."""
+        return self._sync(live_epoch(self._space))
+
+    def go_live(self) -> None:
+        """Make the fixed epoch of this cache the live one; other processes follow within 5 s.
+
+        Until the consumers have followed, readers of the new epoch may see versions that are older by as much.
+
+        Raises:
+            ViewNotReady: not every partition was marked ready in it.
+            WrongEpoch: a later epoch is live.
+        """
+        self._sync(self._checked(go_live(self._space)))
+
+    def drop_epoch(self, epoch: int) -> int:
+        """Delete what a retired epoch has left, a page at a time; the number of names.
+
+        Raises:
+            UsageError: it is not retired.
+        """
+        return self._sync(self._checked(drop_epoch(self._space, epoch)))
+
+    def auditor(self, *, share: float = 0.01) -> Auditor:
+        """An auditor of a share of the keys; feed it change events, and pass it to ``audit`` now and then."""
+        return Auditor(self._space, share)
+
+    def audit(self, auditor: Auditor) -> list[Violation]:
+        """Look at what has come of age; what is wrong now. ``auditor.report()`` sums up."""
+        return self._sync(self._checked(auditor.due()))
 
     # Life
 

@@ -10,6 +10,8 @@ __all__ = [
     "APPLY",
     "BREAKER_STATE",
     "BULKHEAD_REJECTED",
+    "CONSISTENCY_CHECKED",
+    "CONSISTENCY_VIOLATIONS",
     "EARLY_REFRESH",
     "EVENT_LAG",
     "L1_ENTRIES",
@@ -35,6 +37,8 @@ MetricName = Literal[
     "headwater_cache_bulkhead_rejected_total",
     "headwater_cache_early_refresh_total",  # background refreshes before the hard expiry
     "headwater_cache_breaker_state",  # 0 closed, 1 half open, 2 open
+    "headwater_cache_consistency_checked_total",
+    "headwater_cache_consistency_violations_total",  # by seconds since the change
     "headwater_cache_l1_entries",
     "headwater_cache_l1_evictions_total",  # by invalidation or own write
     "headwater_cache_l1_flushes_total",  # channel lost or found again
@@ -69,6 +73,10 @@ BULKHEAD_REJECTED = _counter("headwater_cache_bulkhead_rejected_total", "Loads r
 EARLY_REFRESH = _counter("headwater_cache_early_refresh_total", "Refreshes begun before the hard expiry.", "entity")
 BREAKER_STATE = _gauge(
     "headwater_cache_breaker_state", "Breaker before Redis: 0 closed, 1 half open, 2 open.", "entity"
+)
+CONSISTENCY_CHECKED = _counter("headwater_cache_consistency_checked_total", "Looks of the auditor.", "entity")
+CONSISTENCY_VIOLATIONS = _counter(
+    "headwater_cache_consistency_violations_total", "Keys still wrong so long after a change.", "entity", "age"
 )
 L1_ENTRIES = _gauge("headwater_cache_l1_entries", "Values kept in this process.", "entity")
 L1_EVICTIONS = _counter("headwater_cache_l1_evictions_total", "Values dropped by an invalidation.", "entity")

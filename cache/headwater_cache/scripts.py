@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from importlib import resources
 
-__all__ = ["ACQUIRE", "APPLY", "INVALIDATE", "PASS", "RELEASE", "SCRIPTS", "TOUCH", "WATERMARK", "Script"]
+__all__ = ["ACQUIRE", "APPLY", "GOLIVE", "INVALIDATE", "PASS", "RELEASE", "SCRIPTS", "TOUCH", "WATERMARK", "Script"]
 
 
 class Script:
@@ -29,5 +29,6 @@ RELEASE = Script("release")
 TOUCH = Script("touch")
 INVALIDATE = Script("invalidate")
 PASS = Script("pass")
+GOLIVE = Script("golive")
 WATERMARK = Script("watermark")
-SCRIPTS = (APPLY, ACQUIRE, RELEASE, TOUCH, INVALIDATE, PASS, WATERMARK)
+SCRIPTS = (APPLY, ACQUIRE, RELEASE, TOUCH, INVALIDATE, PASS, GOLIVE, WATERMARK)
