@@ -55,6 +55,22 @@ def test_malformed_values_of_several_packages_are_all_told() -> None:
     assert [finding.status for finding in findings] == ["fail", "fail"]
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HEADWATER_WORKER_DRAIN", "soon"),
+        ("HEADWATER_PRODUCER_QUEUE_RECORDS", "many"),
+        ("HEADWATER_API_HTTP", "8080"),
+        ("HEADWATER_REDIS_TIMEOUT", "1h"),
+    ],
+)
+def test_a_malformed_value_is_told_once(name: str, value: str) -> None:
+    (finding,) = check_settings({name: value})
+
+    assert finding.status == "fail"
+    assert name in finding.detail
+
+
 def test_a_secret_is_not_shown() -> None:
     values = {"HEADWATER_REDIS_URL": "redis://:hunter2@localhost:6379/0", "HEADWATER_REGISTRY_PASSWORD": "hunter2"}
 

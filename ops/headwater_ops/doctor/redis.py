@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlsplit
 
 from headwater_cache.settings import RedisSettings
@@ -17,37 +17,34 @@ _SKEW = 2.0  # seconds
 
 
 def check_redis(env: Environment) -> Iterator[Finding]:
-    """Blocks for a few times ``HEADWATER_REDIS_TIMEOUT``."""
+    """Blocks for a few times ``HEADWATER_REDIS_TIMEOUT``. Of a Cluster every primary is looked at."""
     import redis
+
+    from headwater_cache.topology import sync_client
 
     settings = RedisSettings.from_env(env)
     address = urlsplit(settings.url)
     shown = f"{address.scheme}://{address.netloc.rpartition('@')[2]}{address.path}"
-    if address.scheme not in ("redis", "rediss", "unix"):
-        yield odd(
-            "redis", f"{shown}: a Sentinel or Cluster address is not looked into", "ask one of its nodes directly"
-        )
-        return
-    options: dict[str, Any] = {"socket_timeout": settings.timeout, "socket_connect_timeout": settings.timeout}
-    with redis.Redis.from_url(settings.url, decode_responses=True, **options) as client:
+    try:
+        client = sync_client(settings)
         try:
             yield from _check(client, shown)
-        except (redis.RedisError, OSError) as exc:
-            yield bad(
-                "redis",
-                f"{shown}: {exc}",
-                "headwater up starts one on this machine; or correct HEADWATER_REDIS_URL (user and password included)",
-            )
+        finally:
+            client.close()
+    except (redis.RedisError, OSError) as exc:
+        yield bad(
+            "redis",
+            f"{shown}: {exc}",
+            "headwater up starts one on this machine; or correct HEADWATER_REDIS_URL (user and password included)",
+        )
 
 
 def _check(client: Any, shown: str) -> Iterator[Finding]:
     import redis
 
-    info = cast("dict[str, Any]", client.info())
-    name = "Valkey" if info.get("server_name") == "valkey" else "Redis"
-    version = info.get("valkey_version") or info.get("redis_version")
-    yield good("redis", f"{shown}: {name} {version}")
-    yield _eviction(info)
+    nodes = _nodes(client)
+    yield good("redis", f"{shown}: {', '.join(sorted({_product(info) for info in nodes}))}, {len(nodes)} node(s)")
+    yield _eviction(nodes)
     try:
         client.eval("return 1", 0)
         yield good("redis scripts", "Lua runs")
@@ -56,13 +53,31 @@ def _check(client: Any, shown: str) -> Iterator[Finding]:
     yield _clock(client)
 
 
-def _eviction(info: dict[str, Any]) -> Finding:
-    policy, limit = info.get("maxmemory_policy", "noeviction"), int(info.get("maxmemory", 0))
-    if policy == "noeviction":
-        return good("redis eviction", f"maxmemory-policy is noeviction, maxmemory {limit >> 20} MiB (0: no limit)")
+def _nodes(client: Any) -> list[dict[str, Any]]:
+    """What INFO says, of every node that takes writes."""
+    import redis
+
+    if not isinstance(client, redis.RedisCluster):
+        return [client.info()]
+    answer: dict[str, Any] = client.info(target_nodes=redis.RedisCluster.PRIMARIES)
+    # One primary alone answers for itself, several by name.
+    return [answer] if "redis_version" in answer else list(answer.values())
+
+
+def _product(info: dict[str, Any]) -> str:
+    if info.get("server_name") == "valkey":
+        return f"Valkey {info['valkey_version']}"
+    return f"Redis {info['redis_version']}"
+
+
+def _eviction(nodes: list[dict[str, Any]]) -> Finding:
+    policies = {str(info.get("maxmemory_policy")) for info in nodes} - {"noeviction"}
+    limits = ", ".join(f"{int(info.get('maxmemory', 0)) >> 20} MiB" for info in nodes)
+    if not policies:
+        return good("redis eviction", f"maxmemory-policy is noeviction, maxmemory {limits} (0: no limit)")
     return bad(
         "redis eviction",
-        f"maxmemory-policy is {policy}: an evicted entry of a view reads as 'not found'",
+        f"maxmemory-policy is {', '.join(sorted(policies))}: an evicted entry of a view reads as 'not found'",
         "CONFIG SET maxmemory-policy noeviction; only caches in cache mode stand eviction",
     )
 
