@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -61,6 +62,15 @@ def test_a_second_up_changes_nothing(small: Stack) -> None:
 
     assert up(small) == url
     assert pid(small) == before
+
+
+def test_two_ups_at_once_start_one_stack(small: Stack) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        urls = set(pool.map(lambda _: up(small), range(2)))
+
+    assert len(urls) == 1
+    with redis.Redis.from_url(urls.pop()) as client:
+        assert client.info()["process_id"] == pid(small)
 
 
 def test_down_may_be_repeated_and_keeps_the_ports(small: Stack) -> None:
