@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from headwater_schemas.wire import Outcome, Reason
 
-__all__ = ["BUCKETS", "HandlerMetrics", "Histogram", "MetricName", "WorkerMetrics"]
+__all__ = ["BUCKETS", "QUICK", "HandlerMetrics", "Histogram", "MetricName", "WorkerMetrics"]
 
 MetricName = Literal[
     "headwater_events_consumed_total",  # records given to a handler's runner
@@ -37,6 +37,7 @@ MetricName = Literal[
 ]
 
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+QUICK = BUCKETS[0]
 
 
 class Histogram:
@@ -50,6 +51,11 @@ class Histogram:
 
     def observe(self, seconds: float) -> None:
         self.counts[bisect_left(BUCKETS, seconds)] += 1
+        self.total += seconds
+
+    def add_quick(self, count: int, seconds: float) -> None:
+        """``count`` observations of at most ``QUICK`` each, ``seconds`` in all."""
+        self.counts[0] += count
         self.total += seconds
 
     @property
@@ -74,6 +80,7 @@ class HandlerMetrics:
         "_settled",
         "consumed",
         "delays",
+        "done",
         "handler",
         "observe",
         "parked",
@@ -89,6 +96,7 @@ class HandlerMetrics:
         self.consumed = 0
         self.processing = Histogram()
         self.observe = self.processing.observe
+        self.done = 0
         self._settled: dict[Outcome, int] = {"done": 0, "retry": 0, "dead": 0}
         self._failed: dict[Reason, int] = {}
         self.parked = 0
@@ -102,7 +110,7 @@ class HandlerMetrics:
 
     def settled_by(self, outcome: Outcome) -> int:
         """How many did."""
-        return self._settled[outcome]
+        return self._settled[outcome] + (self.done if outcome == "done" else 0)
 
     def failed(self, reason: Reason) -> None:
         """A record died of this."""

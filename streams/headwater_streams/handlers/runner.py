@@ -39,7 +39,7 @@ from headwater_streams.handlers.policy import Again, HandlerTimeout, Later, Paus
 from headwater_streams.handlers.returns import Returns
 from headwater_streams.handlers.settler import PartitionControl, Settler
 from headwater_streams.handlers.spec import HandlerSpec
-from headwater_streams.metrics import HandlerMetrics
+from headwater_streams.metrics import QUICK, HandlerMetrics
 
 __all__ = ["Runner", "Schemas"]
 
@@ -406,8 +406,8 @@ class Runner:
         lanes, call, emitter, decode, known = self._lanes, self._call, self._emitter, self._decode, self._known
         ordered, takes_event, most = self.spec.ordered, self.spec.takes_event, self.spec.max_waiting
         dependencies = self._dependencies
-        observe, ready = self.metrics.observe, self._ready
-        done = 0
+        metrics, ready = self.metrics, self._ready
+        quick, quick_seconds = 0, 0.0  # most calls fall in the first bucket: those are counted here, all at once
         ended = perf_counter()
         for message in pulling:
             key: Any = message.key()
@@ -440,19 +440,22 @@ class Runner:
             except BaseException as error:
                 await self._slow(message, key, worker, error)
             else:
-                done += 1
-                if lanes.get(key) is message:
-                    del lanes[key]
-                else:
-                    self._finish(key, message)
-            worker.message = None
+                metrics.done += 1
+                lane = lanes.pop(key, None)
+                if lane is not message:
+                    self._finish(key, lane, message)
             now = perf_counter()
-            observe(now - ended)
-            ended = now
+            elapsed, ended = now - ended, now
+            if elapsed <= QUICK:
+                quick += 1
+                quick_seconds += elapsed
+            else:
+                metrics.observe(elapsed)
             if ready:
                 break
+        worker.message = None
         worker.started = inf
-        self.metrics.settled("done", done)
+        metrics.processing.add_quick(quick, quick_seconds)
         self._settled.set()
 
     def _is_known(self, value: bytes) -> bool:
@@ -464,9 +467,11 @@ class Runner:
         self._known.add(value[:5])
         return True
 
-    def _finish(self, key: bytes | int, message: Message) -> None:
-        """A record is done whose key got a lane while it ran. No lane: its partition left meanwhile."""
-        lane = self._lanes.get(key)
+    def _finish(self, key: bytes | int, lane: Message | Lane | None, message: Message) -> None:
+        """A record is done whose key got a lane while it ran; or whose partition left, then the key is not its own."""
+        if lane is None:
+            return
+        self._lanes[key] = lane
         if isinstance(lane, Lane) and lane.running is not None and lane.running.message is message:
             self._settle(lane.running)
 
