@@ -49,9 +49,8 @@ def test_a_debezium_envelope_is_read(wrap: Any) -> None:
     source = {"lsn": 123, "ts_ms": 5000}
     for op in ("c", "u", "r"):
         record = wrap({"before": None, "after": ROW, "op": op, "source": source, "ts_ms": 9000})
-        assert decoder().decode(json(wrap({"id": 7})), json(record), AT) == Change(
-            "7", version(123), PAYLOAD, 0, AT, 5.0
-        )
+        change = decoder().decode(json(wrap({"id": 7})), json(record), AT)
+        assert change == Change("7", version(123), PAYLOAD, 0, AT, 5.0)
     deleted = wrap({"before": ROW, "after": None, "op": "d", "source": source})
     assert decoder().decode(json(wrap({"id": 7})), json(deleted), AT) == Change("7", version(123), None, 0, AT, 5.0)
     assert decoder().decode(None, json(wrap({"before": None, "after": None, "op": "t", "source": source})), AT) is None
@@ -64,13 +63,14 @@ def test_an_avro_envelope_is_read_like_a_json_one() -> None:
         "name": "Row",
         "fields": [{"name": "id", "type": "int"}, {"name": "status", "type": "string"}],
     }
+    source = {"type": "record", "name": "Source", "fields": [{"name": "lsn", "type": "long"}]}
     envelope = {
         "type": "record", "name": "Envelope",
         "fields": [
             {"name": "before", "type": ["null", row], "default": None},
             {"name": "after", "type": ["null", "Row"], "default": None},
             {"name": "op", "type": "string"},
-            {"name": "source", "type": {"type": "record", "name": "Source", "fields": [{"name": "lsn", "type": "long"}]}},
+            {"name": "source", "type": source},
         ],
     }  # fmt: skip
     codec = Codec(Catalogue.of(topics=[TopicSpec("rows", "Envelope")], schemas=[envelope]), LocalRegistry())

@@ -12,6 +12,7 @@ import redis
 
 from cache.redis_server import RedisServer
 from headwater_cache import CacheFull, EntityCache, RedisSettings, UnsafeRedis, WrongEpoch
+from headwater_cache.testing import MemoryLog
 from headwater_schemas.errors import CacheUnavailable, NotPermitted, SettingError, UsageError
 from headwater_schemas.settings import Environment
 
@@ -61,14 +62,19 @@ def test_a_user_who_may_not_run_the_scripts_is_refused_at_start(own: RedisServer
 def test_a_user_with_the_documented_rights_is_enough(own: RedisServer) -> None:
     """What docs/cache.md says to grant."""
     rights = "~{flights:* ~flights:* -@all +get +mget +set +del +getrange +setrange +pexpire +persist +pttl"
-    rights += " +hset +hget +hmget +hgetall +evalsha +script|load +info +ping +hello"
+    rights += " +hset +hsetnx +hget +hmget +hgetall +evalsha +script|load +info +ping +hello"
     rights += " +client|setinfo +client|setname +select +incr"
     with own.client() as client:
         client.execute_command("ACL", "SETUSER", "app", "on", ">pw", *rights.split())
 
-    with EntityCache[int]("flights", f"redis://app:pw@127.0.0.1:{own.port}/0") as cache:
+    log = MemoryLog()
+    with EntityCache[int]("flights", f"redis://app:pw@127.0.0.1:{own.port}/0", log=log) as cache:
         cache.mark_ready([0], total=1)
         assert cache.get("UA1") is None
+        cache.put("UA1", 1)
+        cache.apply_many(log.changes)
+        assert cache.touch("UA1")
+        assert cache.explain("UA1").watermarks == {"test.changes:0": 1}
 
 
 def test_a_retired_epoch_is_refused(redis_url: str, name: str, raw: redis.Redis) -> None:
@@ -149,8 +155,6 @@ def test_a_cache_is_made_from_the_environment(redis_url: str, name: str) -> None
 
 def test_explain_tells_the_whole_story_of_a_key(redis_url: str, name: str, raw: redis.Redis) -> None:
     """State, version, lease and what was refused."""
-    from headwater_cache.testing import MemoryLog
-
     log = MemoryLog()
     with EntityCache[int](name, redis_url, log=log) as cache:
         token = cache.put("UA1", 7)
