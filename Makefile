@@ -86,10 +86,16 @@ chart-readme: setup ## write the chart's README from its values and their schema
 	@$(BIN)/python docs/hooks/chart.py > helm/headwater/README.md
 
 # --- producers ---------------------------------------------------------------------------------------------------
-.PHONY: bench-emit
+.PHONY: bench-emit bench-spool chaos-producers
 
 bench-emit: setup ## emit against the bare loop and other clients (ARGS="--json")
 	@$(BIN)/python bench/emit.py $(ARGS)
+
+bench-spool: setup ## events/s accepted on disk while the broker is away, and drained when it is back
+	@$(BIN)/python bench/spool.py $(ARGS)
+
+chaos-producers: setup ## kill and freeze process and broker under load; lost and out of order must be 0 (ARGS="--seeds 5")
+	@PYTHONPATH=tests $(BIN)/python tests/producers/chaos.py $(ARGS)
 
 # --- contracts ---------------------------------------------------------------------------------------------------
 .PHONY: gate bench-codec

@@ -13,9 +13,7 @@ class Broker:
     """Control over the one broker of the stack."""
 
     def __init__(self, stack: Stack) -> None:
-        endpoints = stack.endpoints()
-        assert endpoints is not None
-        self.bootstrap = endpoints.bootstrap
+        self.bootstrap = stack.up("kafka").bootstrap
         self._stack = stack
 
     def freeze(self) -> None:

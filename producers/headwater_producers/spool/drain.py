@@ -11,7 +11,6 @@ from typing import Final
 
 from confluent_kafka import KafkaException
 
-from headwater_producers.border import translate
 from headwater_producers.client import ANY_PARTITION, Client
 from headwater_producers.metrics import RECORDS, SPOOL_REJECTED, RecordOutcome
 from headwater_producers.spool.entry import Entry, Record, decode
@@ -130,8 +129,8 @@ class Drain:
                     return False
                 self._client.serve(_ROOM_SECONDS)
             except KafkaException as exc:
-                entry.error = translate(exc.args[0], record.topic)
-                return True
+                entry.refuse(exc.args[0])
+                return entry.error is not None
             else:
                 return True
 

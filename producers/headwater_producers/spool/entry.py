@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Final
 
 import msgspec
+from confluent_kafka import KafkaError
 
 from headwater_producers.border import is_purged, translate
 from headwater_producers.spool.log import Position, frame
-from headwater_schemas.errors import HeadwaterError
+from headwater_schemas.errors import HeadwaterError, UsageError
 
 __all__ = ["Entry", "Record", "decode", "encode"]
 
@@ -25,6 +27,7 @@ class Record(msgspec.Struct, array_like=True, gc=False):
     """Seconds since the epoch; becomes the timestamp of the record."""
 
 
+_log = logging.getLogger("headwater.producers")
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(Record)
 
@@ -52,8 +55,17 @@ class Entry:
         self.error: HeadwaterError | None = None
 
     def settle(self, error: Any, _message: Any) -> None:
-        """librdkafka's report. A record that was purged, because the producer closes, stays as it is: on disk."""
+        """librdkafka's report. Only what waiting cannot cure is an error here; else the record stays as it is, on disk,
+        for the next start: the producer closes, or librdkafka has met a fatal error."""
         if error is None:
             self.acked = True
+        else:
+            self.refuse(error)
+
+    def refuse(self, error: KafkaError) -> None:
+        """Take down an error if the record is at fault."""
+        failure = translate(error, self.topic)
+        if isinstance(failure, UsageError):
+            self.error = failure
         elif not is_purged(error):
-            self.error = translate(error, self.topic)
+            _log.critical("a spooled event was not delivered and waits for the next start: %s", failure)

@@ -50,7 +50,7 @@ def _slots(folder: Path) -> Iterator[Path]:
 
 
 def _claim(path: Path) -> tuple[Path, int] | None:
-    path.mkdir(exist_ok=True)
+    path.mkdir(mode=0o700, exist_ok=True)
     descriptor = os.open(path / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

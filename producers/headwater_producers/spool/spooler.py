@@ -44,6 +44,7 @@ _TICK: Final = 0.02
 _PATIENCE: Final = 1.0
 _CATCH_UP_BYTES: Final = 256 * 1024
 _HEADERS_BYTES: Final = 256
+_PROBES: Final = 1000
 
 _log = logging.getLogger("headwater.producers")
 _live: dict[int, Spooler] = {}
@@ -254,10 +255,14 @@ class Spooler:
         if self._direct:
             self._watch()
             self._stopping.wait(_TICK)
-        elif self._commit.moving or not (self._drain.hand_over(self._wanted) or self._return_to_direct()):
+        elif not self._may_hand_over() or not (self._drain.hand_over(self._wanted) or self._return_to_direct()):
             self._client.poll()
             self._stopping.wait(_TICK)
         self._drain.sweep()
+
+    def _may_hand_over(self) -> bool:
+        """Not before the moved ones stand in the log; and while the broker is away, only a few, to see it come back."""
+        return not self._commit.moving and (self._drain.alive or len(self._drain.in_flight) < _PROBES)
 
     def _wanted(self) -> bool:
         """Whether to wait for room in the queue: what is swept meanwhile is freed on disk."""
@@ -276,7 +281,7 @@ class Spooler:
             self._outstanding.popleft()
 
     def _return_to_direct(self) -> bool:
-        if not self._drain.alive or self._drain.behind > _CATCH_UP_BYTES:
+        if not self._drain.alive or self._drain.behind > _CATCH_UP_BYTES or not self._client.has_room():
             return False
         with self._gate:
             deadline = time.monotonic() + _PATIENCE
