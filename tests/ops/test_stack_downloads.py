@@ -32,7 +32,7 @@ class Repository:
         wanted = handler.headers.get("Range")
         self.requests.append((handler.path, wanted))
         start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
-        body = self.content[start:]
+        body = self.content[start:] if self.status == 200 else b""
         handler.send_response(self.status if not wanted else 206)
         handler.send_header("Content-Length", str(len(body)))
         handler.end_headers()
