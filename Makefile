@@ -128,4 +128,4 @@ bench-io: setup ## a handler of 5 ms of asynchronous I/O, 1,000 keys, in order (
 	@$(BIN)/python bench/handler.py --io $(ARGS)
 
 chaos: setup ## seeded faults on real processes: lost, order violations, duplicates (ARGS="--seeds 5 --start 1 --json")
-	@PYTHONPATH=bench $(BIN)/python -m chaos.run $(ARGS)
+	@PYTHONPATH=tests $(BIN)/python -m chaos.run $(ARGS)
