@@ -23,6 +23,7 @@ from headwater_cache.settings import CachePolicy, RedisSettings
 from headwater_cache.source import Source
 from headwater_cache.space import Mode, Space
 from headwater_cache.steps import Step, evaluate
+from headwater_cache.tags import invalidate_tags
 from headwater_cache.transactions import Buffer
 from headwater_cache.values import MsgpackValues, ValueCodec
 from headwater_cache.versions import Version, VersionToken, check_domain
@@ -230,6 +231,14 @@ class EntityCache(Generic[V]):
         if self._space.due():
             yield from self._space.look()
         return bool((yield from evaluate(INVALIDATE, [self._space.key(key)], [self._space.fence_ms])))
+
+    def invalidate_tags(self, *tags: str) -> None:
+        """Serve nothing that was loaded before now and carries one of ``tags``. One command, however many entries."""
+        self._sync(self._checked(invalidate_tags(self._space, tags)))
+
+    async def ainvalidate_tags(self, *tags: str) -> None:
+        """``invalidate_tags`` for asyncio."""
+        await self._async(self._checked(invalidate_tags(self._space, tags)))
 
     def _sourced(self) -> SourceReads[V]:
         if isinstance(self._reads, ViewReads):

@@ -266,6 +266,8 @@ class Connection:
             self._sync = None
             driver.close()
             client.close()
+            if isinstance(client, redis.Redis):  # `close` leaves a pool alone that the client was given
+                client.connection_pool.disconnect()
 
     async def aclose(self) -> None:
         """The same for the running event loop."""

@@ -27,7 +27,7 @@ import msgspec
 from headwater_cache.versions import DOMAIN_WIDTH, Version
 from headwater_schemas.errors import NotDecodable
 
-__all__ = ["HEADER_SIZE", "PREFIX_SIZE", "SEEN_SIZE", "Entry", "State", "pack", "unpack"]
+__all__ = ["HEADER_SIZE", "NO_TAGS", "PREFIX_SIZE", "SEEN_SIZE", "Entry", "State", "pack", "unpack"]
 
 State = Literal["V", "T", "N", "F"]
 
@@ -38,7 +38,7 @@ PREFIX_SIZE = 40
 SEEN_SIZE = 64
 """So much of an entry tells it from every other one its key ever had: state, domain, version and all stamps."""
 
-_NO_TAGS: Mapping[str, int] = {}
+NO_TAGS: Mapping[str, int] = {}
 
 
 class Entry(NamedTuple):
@@ -67,7 +67,7 @@ def pack(
     hard: int = 0,
     load_ms: int = 0,
     schema_id: int = 0,
-    tags: Mapping[str, int] = _NO_TAGS,
+    tags: Mapping[str, int] = NO_TAGS,
 ) -> bytes:
     """The bytes of an entry."""
     block = msgspec.msgpack.encode(tags) if tags else b""
@@ -96,7 +96,7 @@ def unpack(data: bytes) -> Entry:
         raise NotDecodable(f"not a cache entry of format 1: {data[:12]!r}")
     state, _, domain, version, written_at, soft, hard, load_ms, schema_id, tag_size = _HEADER.unpack_from(data)
     end = HEADER_SIZE + tag_size
-    tags = msgspec.msgpack.decode(data[HEADER_SIZE:end], type=dict[str, int]) if tag_size else _NO_TAGS
+    tags = msgspec.msgpack.decode(data[HEADER_SIZE:end], type=dict[str, int]) if tag_size else NO_TAGS
     return Entry(
         _STATES[state],
         domain.rstrip().decode(),

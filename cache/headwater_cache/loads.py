@@ -22,6 +22,7 @@ from headwater_cache.scripts import PASS
 from headwater_cache.source import Loaded
 from headwater_cache.space import Space
 from headwater_cache.steps import Ask, Call, Gather, Join, Pause, Spawn, Step, evaluate
+from headwater_cache.tags import check_tags, holds, tag_clock
 from headwater_cache.values import ValueCodec
 from headwater_cache.versions import ZERO, Version, VersionToken, version
 from headwater_cache.writes import acquire, release
@@ -106,6 +107,8 @@ class SourceReads(Generic[V]):
 
     def _settle(self, want: Want, data: bytes | None) -> Step[Reading[V]]:
         entry = unpack(data) if data is not None else None
+        if entry is not None and entry.tags and not (yield from self._holds(entry)):
+            return (yield from self._miss(want, data, None))  # not even as a stale value
         now = self._space.now_ms()
         verdict = judge(entry, self._space.domain, now)
         found = self._answer(want, entry, verdict, now)
@@ -129,6 +132,20 @@ class SourceReads(Generic[V]):
         value = self._values.decode(entry.schema_id, entry.payload)
         self._requests["hit"].inc()
         return Reading(value, entry.version)
+
+    # Tags. A Redis that goes away between two commands of a read only makes it load.
+
+    def _holds(self, entry: Entry) -> Step[bool]:
+        try:
+            return (yield from holds(self._space, entry))
+        except (CacheUnavailable, Overloaded):
+            return False
+
+    def _tag_clock(self) -> Step[int]:
+        try:
+            return (yield from tag_clock(self._space))
+        except (CacheUnavailable, Overloaded):
+            return 0
 
     # Missing
 
@@ -179,6 +196,8 @@ class SourceReads(Generic[V]):
             if reply[0] == b"c":
                 data = reply[1] or None
                 entry = unpack(data) if data else None
+                if entry is not None and entry.tags and not (yield from self._holds(entry)):
+                    entry = None
                 now = space.now_ms()
                 found = self._answer(want, entry, judge(entry, space.domain, now), now)
                 if found is not None:
@@ -195,9 +214,8 @@ class SourceReads(Generic[V]):
 
     def _fill(self, want: Want, token: str, entry: Entry | None) -> Step[Reading[V]]:
         """Load under the lease, then apply: the script refuses it if anything newer came in between."""
-        began = self._space.clock.monotonic()
         try:
-            reading, data, life = yield from self._load(want, began)
+            reading, data, life = yield from self._load(want, (yield from self._tag_clock()))
         except GeneratorExit:
             raise
         except BaseException as exc:
@@ -213,15 +231,19 @@ class SourceReads(Generic[V]):
             raise NotVisibleYet(f"{want.key!r}: the source of {self._space.name} gave a version older than the token's")
         return reading
 
-    def _load(self, want: Want, began: float) -> Step[tuple[Reading[V], bytes, str]]:
+    def _load(self, want: Want, tag_clock: int) -> Step[tuple[Reading[V], bytes, str]]:
+        began = self._space.clock.monotonic()
         loaded = yield from self._call(want)
         load_ms = round((self._space.clock.monotonic() - began) * 1000)
         self._requests["miss"].inc()
         if loaded is None:
             return (Reading[V](None), *self._space.entry("N", ZERO, load_ms=load_ms))
-        of, value = (version(loaded.version), loaded.value) if isinstance(loaded, Loaded) else (ZERO, loaded)
+        if not isinstance(loaded, Loaded):
+            loaded = Loaded(loaded, ZERO)
+        of, value = version(loaded.version), loaded.value
+        tags = dict.fromkeys(check_tags(loaded.tags), tag_clock)
         schema_id, payload = self._values.encode(value)
-        entry = self._space.entry("V", of, self._space.check_size(payload), schema_id, load_ms=load_ms)
+        entry = self._space.entry("V", of, self._space.check_size(payload), schema_id, load_ms=load_ms, tags=tags)
         return (Reading(value, of), *entry)
 
     def _call(self, want: Want) -> Step[Any]:
@@ -280,7 +302,7 @@ class SourceReads(Generic[V]):
         return (yield from self._unstored(want))
 
     def _unstored(self, want: Want) -> Step[Reading[V]]:
-        reading, _, _ = yield from self._load(want, self._space.clock.monotonic())
+        reading, _, _ = yield from self._load(want, 0)
         return reading
 
     def _stale(self, want: Want, entry: Entry | None) -> Reading[V] | None:

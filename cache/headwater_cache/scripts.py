@@ -5,7 +5,19 @@ from __future__ import annotations
 import hashlib
 from importlib import resources
 
-__all__ = ["ACQUIRE", "APPLY", "GOLIVE", "INVALIDATE", "PASS", "RELEASE", "SCRIPTS", "TOUCH", "WATERMARK", "Script"]
+__all__ = [
+    "ACQUIRE",
+    "APPLY",
+    "GOLIVE",
+    "INVALIDATE",
+    "PASS",
+    "RELEASE",
+    "SCRIPTS",
+    "TAGGED",
+    "TOUCH",
+    "WATERMARK",
+    "Script",
+]
 
 
 class Script:
@@ -30,5 +42,6 @@ TOUCH = Script("touch")
 INVALIDATE = Script("invalidate")
 PASS = Script("pass")
 GOLIVE = Script("golive")
+TAGGED = Script("tagged")
 WATERMARK = Script("watermark")
-SCRIPTS = (APPLY, ACQUIRE, RELEASE, TOUCH, INVALIDATE, PASS, GOLIVE, WATERMARK)
+SCRIPTS = (APPLY, ACQUIRE, RELEASE, TOUCH, INVALIDATE, PASS, GOLIVE, TAGGED, WATERMARK)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 __all__ = ["Loaded", "Source"]
@@ -11,10 +11,17 @@ V = TypeVar("V")
 
 
 class Loaded(NamedTuple, Generic[V]):
-    """What a source gave. ``version`` as ``headwater_cache.version`` takes it: a sequence number or an LSN."""
+    """What a source gave.
+
+    Args:
+        value: the value.
+        version: as ``headwater_cache.version`` takes it: a sequence number or an LSN.
+        tags: what else the value depends on; ``invalidate_tags`` drops every entry that carries one of them.
+    """
 
     value: V
     version: int | str
+    tags: Sequence[str] = ()
 
 
 class Source(Protocol[V]):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from headwater_cache.entry import HEADER_SIZE, State, pack
+from headwater_cache.entry import HEADER_SIZE, NO_TAGS, State, pack
 from headwater_cache.errors import InvalidKey, UnsafeRedis, WrongEpoch
 from headwater_cache.scripts import RELEASE, SCRIPTS
 from headwater_cache.settings import CachePolicy
@@ -84,6 +85,11 @@ class Space:
         """Hash: partition -> when it was last seen at its end, ms."""
         return f"{{{self.name}:{self.epoch}}}:ready"
 
+    @property
+    def tags(self) -> str:
+        """Hash: tag -> when it was last invalidated, on the clock in its field ''."""
+        return f"{{{self.name}:{self.epoch}}}:tags"
+
     # Entries
 
     def now_ms(self) -> int:
@@ -99,23 +105,23 @@ class Space:
         *,
         written_at: int = 0,
         load_ms: int = 0,
+        tags: Mapping[str, int] = NO_TAGS,
     ) -> tuple[bytes, str]:
         """The bytes of a new entry and how long it lives in Redis (ms, as text; ``"0"`` = for ever)."""
         now = self.now_ms()
+        soft = hard = 0
         if state == "T":
-            return pack("T", self.domain, version, written_at=written_at or now), str(
-                self.policy.milliseconds("tombstone_ttl")
-            )
-        if state == "F":
-            return pack("F", self.domain, version, written_at=written_at or now), self.fence_ms
-        if self.mode == "view":
-            return pack("V", self.domain, version, payload, written_at=written_at or now, schema_id=schema_id), "0"
-        soft, hard = self.expiries(now, state)
+            life = str(self.policy.milliseconds("tombstone_ttl"))
+        elif state == "F":
+            life = self.fence_ms
+        else:
+            soft, hard = (0, 0) if self.mode == "view" else self.expiries(now, state)
+            life = self.life_ms(now, state, hard)
         data = pack(
-            state, self.domain, version, payload,
-            written_at=written_at or now, soft=soft, hard=hard, load_ms=load_ms, schema_id=schema_id,
+            state, self.domain, version, payload, written_at=written_at or now, soft=soft, hard=hard,
+            load_ms=load_ms, schema_id=schema_id, tags=tags,
         )  # fmt: skip
-        return data, self.life_ms(now, state, hard)
+        return data, life
 
     def expiries(self, now: int, state: State) -> tuple[int, int]:
         """Soft and hard expiry (ms) of what is written now, moved by the jitter."""

@@ -43,7 +43,10 @@ def run(endpoints: Endpoints) -> Run:
 def change(endpoints: Endpoints, env: Environment, entity: str) -> Callable[[str, Any], None]:
     """Writes a change of the entity to its topic, acknowledged."""
     codec = Codec.from_env(env)
-    encode = codec.encoder("plane.changes")
+    try:
+        encode = codec.encoder("plane.changes")
+    finally:
+        codec.close()
     producer = Producer({"bootstrap.servers": endpoints.bootstrap, "acks": "all"})
 
     def write(key: str, value: Any) -> None:

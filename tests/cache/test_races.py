@@ -15,6 +15,7 @@ from cache.table import VALUES, Table
 from headwater_cache import CachePolicy, Change, EntityCache, Loaded, Reading, VersionToken, version
 from headwater_cache.entry import Entry, unpack
 from headwater_cache.steps import Ask, Call, Request, Step
+from headwater_cache.tags import invalidate_tags
 from headwater_schemas.clock import ManualClock
 
 T = TypeVar("T")
@@ -280,6 +281,19 @@ def test_r20_an_emptied_redis_does_not_pose_as_complete(one: Process, table: Tab
     assert table.loads == 1
 
 
+def test_r22_a_tag_invalidated_during_a_load_drops_what_it_brings(one: Process, two: Process) -> None:
+    """The load read the clock before the source, so its entry is older than the invalidation."""
+    values = iter([1, 2])
+    load = Driven(one.port, one.cache._sourced().through("k", lambda: Loaded(next(values), 1, ("carrier:UA",)), ()))
+    load.through(Call)
+    two.finish(invalidate_tags(two.cache._space, ["carrier:UA"]))
+    assert load.finish().value == 1
+    assert one.state == "V"
+
+    again = Driven(two.port, two.cache._sourced().through("k", lambda: Loaded(next(values), 1, ("carrier:UA",)), ()))
+    assert again.finish() == Reading(2, version(1))
+
+
 def test_a_tombstone_beats_a_value_of_the_same_version(one: Process, table: Table) -> None:
     """A change of primary key gives its delete and its insert one LSN; both orders end alike."""
     one.put(1).finish()
@@ -309,8 +323,3 @@ def test_a_crash_anywhere_in_a_write_or_a_read_is_healed(port: RespPort, redis_u
 
             row = table.rows.get(key)
             assert process.read(key).finish().value == (row[0] if row else None)
-
-
-def test_loaded_is_what_a_source_gives() -> None:
-    """A value with its version, as a tuple, so a row can be unpacked into it."""
-    assert Loaded(*(1, 2)) == (1, 2)

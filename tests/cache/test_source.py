@@ -375,6 +375,53 @@ def test_evicting_is_allowed_in_cache_mode(make: Make, redis_server: RedisServer
             client.config_set("maxmemory-policy", "noeviction")
 
 
+# Tags
+
+
+def test_a_tag_drops_everything_that_carries_it(make: Make) -> None:
+    """One command, however many entries; others stay (and so do those loaded afterwards)."""
+    cache = make(source=None)
+    loads: list[str] = []
+
+    def load(key: str) -> Loaded[str]:
+        loads.append(key)
+        return Loaded(key, 1, ("carrier:UA", "day:1") if key.startswith("ua") else ("carrier:DL",))
+
+    def read() -> list[object]:
+        return [cache.load(key, load, key).value for key in ("ua1", "ua2", "dl1")]
+
+    assert read() == read() == ["ua1", "ua2", "dl1"]
+    assert loads == ["ua1", "ua2", "dl1"]
+    cache.invalidate_tags("carrier:UA", "never used")
+    assert read() == read() == ["ua1", "ua2", "dl1"]
+    assert loads == ["ua1", "ua2", "dl1", "ua1", "ua2"]
+
+
+def test_a_lost_clock_holds_nothing(make: Make, raw: redis.Redis) -> None:
+    """Evicted with all the invalidations it knew: what was loaded under it is loaded again."""
+    cache = make(source=None)
+    loads = []
+
+    def load() -> Loaded[int]:
+        loads.append(1)
+        return Loaded(1, 1, ("t",))
+
+    cache.invalidate_tags("t")
+    cache.load("a", load)
+    raw.delete(cache._space.tags)
+    cache.load("a", load)
+
+    assert len(loads) == 2
+
+
+def test_tags_are_several_texts(make: Make) -> None:
+    """One text would be taken apart into its letters."""
+    with pytest.raises(UsageError, match="several"):
+        make().invalidate_tags("")
+    with pytest.raises(UsageError, match="several"):
+        make(source=None).load("a", lambda: Loaded(1, 1, "tag"))
+
+
 # The decorator
 
 

@@ -1,4 +1,4 @@
-"""``headwater cache``: look into the cache as its readers see it."""
+"""``headwater cache``: look into the cache as its readers see it, fill it anew, audit it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ app = typer.Typer(no_args_is_help=True, help="Look into the cache.")
 
 Entity = Annotated[str, typer.Argument(help="Name of the cache, such as flight.")]
 Key = Annotated[str, typer.Argument(help="Business key.")]
+Topic = Annotated[str | None, typer.Option(help="Change topic [default: ENTITY.changes].")]
 Domain = Annotated[str, typer.Option(help="Version domain of the cache: log, unless a source gives versions.")]
 
 
@@ -64,10 +65,56 @@ def _shown(name: str, value: Any) -> object:
     return value
 
 
+@app.command("warm")
+def warm(
+    entity: Entity,
+    topic: Topic = None,
+    topic_epoch: Annotated[int, typer.Option(min=0, help="Epoch of the topic, as the cache sync has it.")] = 0,
+    rate: Annotated[int, typer.Option(min=1, help="Changes per second, at most.")] = 50_000,
+    swap: Annotated[bool, typer.Option(help="Make the new epoch the live one when it has caught up.")] = True,
+) -> None:
+    """Fill the view ENTITY anew from its change topic, beside the live one, and swap them at once.
+
+    Stop it and run it again: it goes on where it stopped. The retired epoch is deleted after the swap.
+    """
+    from headwater_ops.stack.endpoints import environment
+    from headwater_ops.warming import warm_view
+
+    epoch, changes = warm_view(environment(), entity, topic, topic_epoch=topic_epoch, rate=rate, swap=swap)
+    typer.echo(f"{entity}: {changes} changes applied to epoch {epoch}, {'now live' if swap else 'not live yet'}")
+
+
+@app.command("audit")
+def audit(
+    entity: Entity,
+    topic: Topic = None,
+    topic_epoch: Annotated[int, typer.Option(min=0, help="Epoch of the topic, as the cache sync has it.")] = 0,
+    share: Annotated[float, typer.Option(help="Share of the keys to watch, 0 to 1.")] = 0.1,
+    seconds: Annotated[float, typer.Option(help="How long to watch.")] = 75.0,
+    as_json: AsJson = False,
+) -> None:
+    """Watch changes of ENTITY and read each key 1, 10, 60 and 300 s later. Exit code 1 if one was wrong after 10 s."""
+    from headwater_ops.stack.endpoints import environment
+    from headwater_ops.warming import watch
+
+    report, wrong = watch(environment(), entity, topic, topic_epoch=topic_epoch, share=share, seconds=seconds)
+    if as_json:
+        print_json({"report": report, "consistent": report.consistent, "violations": wrong})
+    else:
+        rows = [
+            (f"{age} s", report.checked[age], report.violations.get(age, 0), f"{of:.5%}")
+            for age, of in report.consistent.items()
+        ]
+        print_table(("after", "checked", "wrong", "consistent"), rows)
+    if any(violation.age >= 10 for violation in wrong):
+        raise typer.Exit(1)
+
+
 def _open(entity: str, domain: str) -> EntityCache[Any]:
     from headwater_cache import EntityCache, RedisSettings
+    from headwater_ops.stack.endpoints import environment
 
-    return EntityCache[Any](entity, RedisSettings.from_env(), values=_AnyValues(), domain=domain)
+    return EntityCache[Any](entity, RedisSettings.from_env(environment()), values=_AnyValues(), domain=domain)
 
 
 class _AnyValues:
@@ -78,9 +125,13 @@ class _AnyValues:
 
     def decode(self, schema_id: int, payload: bytes) -> Any:
         from headwater_cache import AvroValues, MsgpackValues
+        from headwater_ops.stack.endpoints import environment
         from headwater_schemas.codec import Codec
 
         if schema_id == 0:
             return MsgpackValues[Any]().decode(schema_id, payload)
-        codec = Codec.from_env()
-        return AvroValues(lambda _: b"", codec.decoder()).decode(schema_id, payload)
+        codec = Codec.from_env(environment())
+        try:
+            return AvroValues(lambda _: b"", codec.decoder()).decode(schema_id, payload)
+        finally:
+            codec.close()

@@ -1,0 +1,168 @@
+"""Following a change topic from outside any group: to fill a view anew, and to audit one."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from headwater_cache import (
+    AuditReport,
+    Change,
+    EntityCache,
+    MsgpackValues,
+    Position,
+    RedisSettings,
+    TopicPartition,
+    Violation,
+    log_version,
+)
+from headwater_cache.events import ChangeDecoder
+from headwater_schemas.codec import Codec
+from headwater_schemas.errors import BadRecord
+from headwater_schemas.settings import Environment, KafkaSettings
+from headwater_schemas.wire import change_topic
+from headwater_streams.transport.log import Log
+
+if TYPE_CHECKING:
+    from faust.types import TP
+    from rich.progress import Progress
+
+__all__ = ["warm_view", "watch"]
+
+_log = logging.getLogger(__name__)
+_BATCH = 500
+_CLOSE = 1000  # records behind the end at which the new epoch may go live: the sync replays them
+
+
+def warm_view(
+    env: Environment, entity: str, topic: str | None, *, topic_epoch: int, rate: int, swap: bool
+) -> tuple[int, int]:
+    """Fill the next epoch of a view to the end of its log, and make it live. The epoch, and how many changes it took.
+
+    Goes on where an earlier call stopped. Blocks, with a progress bar.
+
+    Raises:
+        UnknownTopic: there is no such change topic.
+        Unavailable: a server does not answer; call again.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    log, settings = Log(KafkaSettings.from_env(env)), RedisSettings.from_env(env)
+    partitions = log.partitions(topic or change_topic(entity))
+    codec = Codec.from_env(env)
+    decoder = ChangeDecoder(MsgpackValues[Any](), codec.decoder(), epoch=topic_epoch)
+    with EntityCache[Any](entity, settings) as live:
+        retired = live.live_epoch()
+    columns = (TextColumn(f"{entity}, epoch {retired + 1}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    applied = 0
+    try:
+        with EntityCache[Any](entity, settings, epoch=retired + 1) as fresh, Progress(*columns) as progress:
+            while True:
+                ends = log.ends(partitions, committed=True)
+                count = _fill(fresh, log, decoder, topic_epoch, ends, rate, progress)
+                applied += count
+                if count <= _CLOSE:
+                    break
+            fresh.mark_ready(positions=_positions(ends), total=len(partitions))
+            if swap:
+                fresh.go_live()
+                fresh.drop_epoch(retired)
+    finally:
+        codec.close()
+    return retired + 1, applied
+
+
+def _fill(
+    cache: EntityCache[Any],
+    log: Log,
+    decoder: ChangeDecoder,
+    topic_epoch: int,
+    ends: Mapping[TP, int],
+    rate: int,
+    progress: Progress,
+) -> int:
+    """Apply everything up to ``ends`` that the cache does not have yet; how many records that were."""
+    rewind = cache.check_continuity(_positions(ends))
+    starts = {TopicPartition(*tp): at for tp, at in log.starts(ends.keys()).items()}
+    behind = rewind.positions if rewind is not None else {}
+    spans = {
+        tp: (max(behind.get(TopicPartition(*tp), end), starts[TopicPartition(*tp)]), end) for tp, end in ends.items()
+    }
+    bar = progress.add_task("", total=sum(end - start for start, end in spans.values()))
+    count = 0
+    for batch in _batches(log.read(spans)):
+        began = time.monotonic()
+        at = {TopicPartition(message.topic(), message.partition()): message.offset() + 1 for message in batch}
+        cache.apply_many(list(_changes(cache, decoder, topic_epoch, batch)), positions=at)
+        count += len(batch)
+        progress.update(bar, completed=count)
+        time.sleep(max(0.0, len(batch) / rate - (time.monotonic() - began)))
+    cache.apply_many([], positions=_positions(ends))  # what compaction or transactions left without a record
+    progress.update(bar, completed=sum(end - start for start, end in spans.values()))
+    return count
+
+
+def _changes(cache: EntityCache[Any], decoder: ChangeDecoder, epoch: int, batch: Iterable[Any]) -> Iterator[Change]:
+    """The changes of a batch. One that can not be read fences its key: nothing older than it may be served."""
+    decode = _decoding(decoder)
+    for message in batch:
+        try:
+            change = decode(message)
+        except BadRecord as exc:
+            _log.warning("%s: %s[%d] at %d: %s", cache.name, *_place(message), exc)
+            if message.key() is not None:
+                cache.fence(message.key().decode(errors="replace"), log_version(epoch, message.offset()))
+            continue
+        if change is not None:
+            yield change
+
+
+def watch(
+    env: Environment, entity: str, topic: str | None, *, topic_epoch: int, share: float, seconds: float
+) -> tuple[AuditReport, list[Violation]]:
+    """Audit a view for so many seconds: the report, and every violation seen. Blocks.
+
+    Raises:
+        UnknownTopic: there is no such change topic.
+        Unavailable: a server does not answer.
+    """
+    log, codec = Log(KafkaSettings.from_env(env)), Codec.from_env(env)
+    decode = _decoding(ChangeDecoder(MsgpackValues[Any](), codec.decoder(), epoch=topic_epoch))
+    wrong: list[Violation] = []
+    try:
+        with EntityCache[Any](entity, RedisSettings.from_env(env)) as cache:
+            auditor = cache.auditor(share=share)
+            seen = log.ends(log.partitions(topic or change_topic(entity)), committed=True)
+            deadline = time.monotonic() + seconds
+            while time.monotonic() < deadline:
+                ends = log.ends(seen.keys(), committed=True)
+                changes = map(decode, log.read({tp: (seen[tp], end) for tp, end in ends.items()}))
+                auditor.observe([change for change in changes if change is not None])
+                seen = ends
+                wrong += cache.audit(auditor)
+                time.sleep(0.5)
+    finally:
+        codec.close()
+    return auditor.report(), wrong
+
+
+def _decoding(decoder: ChangeDecoder) -> Callable[[Any], Change | None]:
+    """Takes a message of the log, gives its change."""
+    return lambda message: decoder.decode(message.key(), message.value(), _place(message))
+
+
+def _place(message: Any) -> Position:
+    return Position(message.topic(), message.partition(), message.offset())
+
+
+def _positions(ends: Mapping[TP, int]) -> dict[TopicPartition, int]:
+    return {TopicPartition(*tp): end for tp, end in ends.items()}
+
+
+def _batches(messages: Iterable[Any]) -> Iterator[list[Any]]:
+    iterator = iter(messages)
+    while batch := list(islice(iterator, _BATCH)):
+        yield batch
