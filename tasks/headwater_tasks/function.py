@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final, Generic, ParamSpec, TypeVar, get_type_hints
 
 import msgspec
@@ -96,6 +97,7 @@ def task(
     return declare
 
 
+@lru_cache(maxsize=1024)
 def check_type(type_: str) -> str:
     """``type_`` itself, when it can name a task.
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from prometheus_client import Counter, Gauge, Histogram
 
-__all__ = ["BY_STATE", "HTTP_REQUESTS", "HTTP_SECONDS", "OLDEST_PENDING", "SUBMITTED", "MetricName", "TaskMetrics"]
+__all__ = ["BY_STATE", "HTTP_REQUESTS", "HTTP_SECONDS", "OLDEST_PENDING", "MetricName", "TaskMetrics", "submitted"]
 
 MetricName = Literal[
     "headwater_tasks_submitted_total",  # by type
@@ -22,7 +22,7 @@ MetricName = Literal[
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
-SUBMITTED = Counter("headwater_tasks_submitted_total", "Tasks submitted.", ["type"])
+_SUBMITTED = Counter("headwater_tasks_submitted_total", "Tasks submitted.", ["type"])
 _FINISHED = Counter("headwater_tasks_finished_total", "Tasks that ended, by outcome.", ["type", "outcome"])
 _SECONDS_RUN = Histogram("headwater_task_seconds", "One attempt.", ["type"], buckets=_SECONDS)
 _SECONDS_QUEUED = Histogram("headwater_task_queue_seconds", "From due to started.", ["type"], buckets=_SECONDS)
@@ -30,6 +30,21 @@ BY_STATE = Gauge("headwater_tasks_by_state", "Tasks by state, from the index.", 
 OLDEST_PENDING = Gauge("headwater_task_oldest_pending_seconds", "Age of the oldest PENDING task that is due.", ["type"])
 HTTP_REQUESTS = Counter("headwater_http_requests_total", "Requests.", ["route", "method", "code"])
 HTTP_SECONDS = Histogram("headwater_http_request_seconds", "Until the response.", ["route", "method"], buckets=_SECONDS)
+
+
+_TYPES = 500
+_submitted: dict[str, Counter] = {}
+
+
+def submitted(type_: str) -> None:
+    """A task was submitted. Types are the callers' to invent, labels must not be: past the 500th they are "other"."""
+    counter = _submitted.get(type_)
+    if counter is None:
+        room = len(_submitted) < _TYPES
+        counter = _SUBMITTED.labels(type_ if room else "other")
+        if room:
+            _submitted[type_] = counter
+    counter.inc()
 
 
 class TaskMetrics:

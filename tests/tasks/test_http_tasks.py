@@ -14,7 +14,7 @@ from prometheus_client import REGISTRY
 from headwater_schemas.settings import Environment
 from headwater_tasks import TaskClient, TaskContext, task
 from headwater_tasks.http import create_app
-from tasks.conftest import Workers, until
+from tasks.real import Workers, until
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -11,7 +11,7 @@ import pytest
 
 from headwater_streams import Retry
 from headwater_tasks import TaskClient, TaskContext, TaskState, task
-from tasks.conftest import Workers
+from tasks.real import Workers
 
 pytestmark = pytest.mark.timeout(60)
 
