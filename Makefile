@@ -37,7 +37,8 @@ lint: setup ## ruff, strict typing, import layers
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports
 	@$(BIN)/mypy schemas/headwater_schemas producers/headwater_producers cache/headwater_cache streams/headwater_streams tasks/headwater_tasks ops/headwater_ops
-	@$(BIN)/mypy tests bench
+	@$(BIN)/mypy tests
+	@MYPYPATH=bench $(BIN)/mypy bench
 
 format: setup ## let ruff rewrite what it can
 	@$(BIN)/ruff check --fix .
