@@ -7,6 +7,8 @@ from contextlib import closing
 from typing import Any
 
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
+from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import NewTopic
 from kafka import KafkaConsumer, TopicPartition
 
@@ -51,6 +53,17 @@ def create_topic(bootstrap: str, name: str, **config: str) -> None:
     new = NewTopic(name, PARTITIONS, 1, config={key.replace("_", "."): value for key, value in config.items()})
     for created in admin.create_topics([new]).values():
         created.result(30)
+
+
+def alter_topic(bootstrap: str, name: str, **config: str) -> None:
+    entries = [
+        ConfigEntry(key.replace("_", "."), value, incremental_operation=AlterConfigOpType.SET)
+        for key, value in config.items()
+    ]
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    resource = ConfigResource(ResourceType.TOPIC, name, incremental_configs=entries)
+    for altered in admin.incremental_alter_configs([resource]).values():
+        altered.result(30)
 
 
 def read_all(bootstrap: str, topic: str) -> list[Any]:

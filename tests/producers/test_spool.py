@@ -20,7 +20,7 @@ from headwater_producers.spool.slot import Slot
 from headwater_schemas.errors import InvalidValue, Overloaded, SettingError
 from headwater_schemas.settings import Environment
 from producers.broker import Broker
-from producers.orders import NOWHERE, MakeProducer, order, read_all
+from producers.orders import NOWHERE, MakeProducer, alter_topic, create_topic, order, read_all
 
 
 @pytest.fixture
@@ -200,6 +200,23 @@ def test_what_was_spooled_survives_a_kill(
     sent = [int(dict(record.headers)["ce_id"]) for record in read_all(bootstrap, topic)]
     assert sent[:accepted] == list(range(accepted))
     assert sent == list(range(len(sent)))
+
+
+def test_what_the_broker_refuses_for_good_is_put_aside_and_tried_at_the_next_start(
+    bootstrap: str, topic_name: str, spooling: Callable[..., EventProducer], caplog: pytest.LogCaptureFixture
+) -> None:
+    create_topic(bootstrap, topic_name, max_message_bytes="2000")
+    with spooling(NOWHERE) as first:
+        first.emit(topic_name, order(1, note="".join(map(str, range(2000)))), key="a", id="1")
+    with spooling(bootstrap) as second:
+        eventually(lambda: "put aside" in caplog.text)
+        second.emit(topic_name, order(2), key="b", id="2")
+    assert amounts(bootstrap, topic_name) == {b"b": [2]}
+    assert REGISTRY.get_sample_value("headwater_spool_rejected_total", {"topic": topic_name}) == 1
+
+    alter_topic(bootstrap, topic_name, max_message_bytes="100000")
+    with spooling(bootstrap):
+        eventually(lambda: amounts(bootstrap, topic_name) == {b"a": [1], b"b": [2]})
 
 
 def test_a_full_spool_refuses(topic_name: str, spooling: Callable[..., EventProducer]) -> None:

@@ -37,7 +37,7 @@ class Drain:
         client: where to hand records.
 
     Attributes:
-        alive: the broker has acknowledged a record since this was last set to ``False``.
+        alive: the broker has answered for a record since this was last set to ``False``.
     """
 
     def __init__(self, folder: Path, client: Client) -> None:
@@ -104,8 +104,8 @@ class Drain:
                 acked[entry.topic] += 1
             self._forgotten += 1
             self.in_flight.popleft()
-        if acked:
             self.alive = True
+        if acked:
             for topic, count in acked.items():
                 RECORDS.labels(topic, _ACKED).inc(count)
         self._release()

@@ -5,7 +5,7 @@ event goes to the log on disk, and a thread hands what stands there to the same 
 log, as room appears. Diverting first writes what is unacknowledged at that moment to the log. librdkafka tries for as
 long as it takes and gives no record up, so nothing is overtaken: what its queue holds is always older than what the log
 holds besides, and the log is in the order of the emits. Back to direct it goes when all of the log was handed over and
-the broker has acknowledged something since; events that come then queue up behind.
+the broker has answered since; events that come then queue up behind.
 
 The whole producer is diverted, not single keys: one unreachable partition holds the others up once librdkafka's queue
 is full of its records. After a crash, the log is sent again from the oldest unacknowledged record on: such records may
@@ -165,13 +165,16 @@ class Spooler:
             await asyncio.sleep(_TICK)
 
     def close(self, timeout: float) -> int:
-        """Flush, write what is still unacknowledged to disk, stop. Gives how many events could not be written.
+        """Flush and, if the broker answers, send what is on disk; write what is still unacknowledged to disk; stop.
 
-        The client calls it before it gives up what is in flight. Blocks.
+        The client calls it before it gives up what is in flight. Blocks. Gives how many events could not be written.
         """
         if self._slot is None or self._closed:
             return 0
+        deadline = time.monotonic() + timeout
         self.flush(timeout)
+        while self._drain.alive and self._drain.records and (left := deadline - time.monotonic()) > 0:
+            self._client.flush(min(_TICK, left))
         with self._gate:
             self._closed = True
             self._divert("the producer closes")
