@@ -56,6 +56,7 @@ class DeadLetters:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._codec = codec
+        self._owned: Codec | None = None
         self._sleep = sleep
         self._log = Log(kafka)
         self._decode = codec.decoder()
@@ -72,7 +73,10 @@ class DeadLetters:
             SettingError: a setting is malformed.
         """
         env = env or Environment()
-        return cls(KafkaSettings.from_env(env), Codec.from_env(env), actor=actor)
+        codec = Codec.from_env(env)
+        dead = cls(KafkaSettings.from_env(env), codec, actor=actor)
+        dead._owned = codec
+        return dead
 
     def __enter__(self) -> Self:
         return self
@@ -83,8 +87,9 @@ class DeadLetters:
         self.close()
 
     def close(self) -> None:
-        """Let go of the registry's connections."""
-        self._codec.close()
+        """Let go of the registry's connections, if ``from_env`` made them."""
+        if self._owned is not None:
+            self._owned.close()
 
     # -- looking --------------------------------------------------------------------------------------------------
 

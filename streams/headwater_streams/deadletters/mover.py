@@ -80,10 +80,10 @@ class Mover:
         self._step("begin a transaction", self._producer.begin_transaction)
         try:
             for index, record in enumerate(moves):
-                self._send(record, lambda error, message, index=index: delivered.update({index: error or message}))
+                self._send(record, _reporting(delivered, index))
             self._flush()
             offsets = [self._offset(delivered.get(index)) for index in range(len(moves))]
-            self._send(entry(offsets), lambda error, message: delivered.update({-1: error or message}))
+            self._send(entry(offsets), _reporting(delivered, -1))
             self._flush()
             self._offset(delivered.get(-1))
         except BaseException:
@@ -111,7 +111,11 @@ class Mover:
                 raise self._translated(kafka_error(exc), f"writing to {record.topic}") from exc
 
     def _flush(self) -> None:
-        if self._producer.flush(_ANSWER):
+        try:
+            left = self._producer.flush(_ANSWER)
+        except KafkaException as exc:  # a client that was fenced says so here
+            raise self._translated(kafka_error(exc), f"moving letters of {self._topic}") from exc
+        if left:
             raise BrokerUnavailable(f"moving letters of {self._topic}: no acknowledgement within {_ANSWER:.0f} s")
 
     def _offset(self, report: Any) -> int:
@@ -155,3 +159,12 @@ class Mover:
                 f"somebody else moves dead letters of {self._topic} now; run this again when they are done"
             )
         return translated
+
+
+def _reporting(delivered: dict[int, Any], index: int) -> Callable[[KafkaError | None, Any], None]:
+    """A delivery callback that keeps the error, or else the message."""
+
+    def report(error: KafkaError | None, message: Any) -> None:
+        delivered[index] = message if error is None else error
+
+    return report

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 import traceback
+from itertools import dropwhile
+from pathlib import Path
 
 from headwater_schemas import wire
 from headwater_streams.handlers.message import Headers
@@ -14,6 +16,7 @@ __all__ = ["FENCE", "failure_headers", "fingerprint", "header", "merge"]
 FENCE = "hw-fence"
 """Which assignment of a partition wrote a retry record; see ``fences``."""
 
+_ENGINE = Path(__file__).parent
 _VARYING = re.compile(r"0x[0-9a-fA-F]+|[0-9a-fA-F]{8}-[0-9a-fA-F-]{27}|\d+|'[^']*'|\"[^\"]*\"")
 
 
@@ -35,9 +38,11 @@ def fingerprint(handler: str, error: BaseException) -> str:
     """A name for this kind of error: equal for the same fault, whatever the record.
 
     From the handler, the exception's class, the functions of its stack (not their lines, which move with each
-    release) and its message without numbers, ids and quoted values. 16 hex digits.
+    release) and its message without numbers, ids and quoted values. 16 hex digits. The engine's own functions that
+    called the handler do not count: a first attempt and a retry come through different ones.
     """
-    frames = [frame.name for frame in traceback.extract_tb(error.__traceback__)][-5:]
+    stack = traceback.extract_tb(error.__traceback__)
+    frames = [frame.name for frame in dropwhile(lambda frame: Path(frame.filename).parent == _ENGINE, stack)][-5:]
     text = "\n".join([handler, _class_name(error), *frames, _VARYING.sub("#", str(error))[:200]])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
