@@ -17,6 +17,7 @@ from headwater_cache.errors import (
     WrongEpoch,
 )
 from headwater_cache.explain import Explanation
+from headwater_cache.filter import KeyFilter
 from headwater_cache.near import NearPolicy
 from headwater_cache.reads import Reading
 from headwater_cache.settings import CachePolicy, RedisSettings
@@ -39,6 +40,7 @@ __all__ = [
     "EntityCache",
     "Explanation",
     "InvalidKey",
+    "KeyFilter",
     "Loaded",
     "MsgpackValues",
     "NearPolicy",

@@ -14,6 +14,7 @@ from headwater_cache.connection import Connection
 from headwater_cache.continuity import Continuity, Rewind, TopicPartition
 from headwater_cache.epochs import drop_epoch, go_live, live_epoch
 from headwater_cache.explain import Explanation, explain
+from headwater_cache.filter import KeyFilter
 from headwater_cache.loads import Load, SourceReads
 from headwater_cache.near import NearCache, NearPolicy
 from headwater_cache.readiness import Readiness
@@ -58,6 +59,7 @@ class EntityCache(Generic[V]):
         domain: version domain: entries of another domain are never served (``log`` unless given).
         policy: durations and limits.
         near: keep values in this process as well (L1), invalidated by Redis; ``None`` = do not.
+        keys: cache mode: a filter of the keys that exist; what it rules out is not looked for at the source.
         epoch: ``None`` follows the live epoch; a number stays in that one (warm-up).
         cold: view mode, absent key, view not ready: ``raise`` ViewNotReady, or take it for a ``miss``.
         clock: time.
@@ -79,6 +81,7 @@ class EntityCache(Generic[V]):
         policy: CachePolicy | None = None,
         epoch: int | None = None,
         near: NearPolicy | None = None,
+        keys: KeyFilter | None = None,
         cold: Literal["raise", "miss"] = "raise",
         clock: Clock | None = None,
     ) -> None:
@@ -99,8 +102,8 @@ class EntityCache(Generic[V]):
         else:
             if log is not None:
                 raise UsageError("a cache writes to its source, not to a log: pass mode='view' with the log")
-            self._reads = SourceReads(space, self._codec, source.load if source is not None else None)
-            self._writes = Writes(space, self._codec, SourceCommit[V](space, source))
+            self._reads = SourceReads(space, self._codec, source.load if source is not None else None, keys)
+            self._writes = Writes(space, self._codec, SourceCommit[V](space, source, keys))
         self._near = NearCache[V](space, near, self._connection.tracking_connection) if near is not None else None
         self._continuity = Continuity(self._space)
         self._readiness = Readiness(self._space, self._continuity)

@@ -14,8 +14,18 @@ from headwater_cache.bulkhead import Bulkhead
 from headwater_cache.changes import ApplyOutcome
 from headwater_cache.entry import SEEN_SIZE, Entry, unpack
 from headwater_cache.errors import NotVisibleYet, SourceBusy, SourceFailed
+from headwater_cache.filter import KeyFilter
 from headwater_cache.flights import Abandoned, Flights
-from headwater_cache.metrics import APPLY, BULKHEAD_REJECTED, EARLY_REFRESH, LEASE, LOAD_SECONDS, VERSION_CONFLICT
+from headwater_cache.metrics import (
+    APPLY,
+    BLOOM_BYPASS,
+    BLOOM_FALSE_POSITIVE,
+    BULKHEAD_REJECTED,
+    EARLY_REFRESH,
+    LEASE,
+    LOAD_SECONDS,
+    VERSION_CONFLICT,
+)
 from headwater_cache.reads import Reading, Verdict, fetch_many, judge, needed, request_counters
 from headwater_cache.scripts import APPLY as APPLY_SCRIPT
 from headwater_cache.scripts import PASS
@@ -51,11 +61,12 @@ class Want(NamedTuple):
 class SourceReads(Generic[V]):
     """The read path of a cache."""
 
-    def __init__(self, space: Space, values: ValueCodec[V], load: Load | None) -> None:
+    def __init__(self, space: Space, values: ValueCodec[V], load: Load | None, keys: KeyFilter | None = None) -> None:
         policy = space.policy
         self._space = space
         self._values = values
         self._source = load
+        self._keys = keys
         self._requests = request_counters(space.name, "redis")
         self._bulkhead = Bulkhead(space.name, policy.loads, policy.seconds_of("wait"))
         self._flights: Flights[Reading[V]] = Flights()
@@ -154,6 +165,9 @@ class SourceReads(Generic[V]):
         if want.load is None:
             self._requests["miss"].inc()
             return Reading(None)
+        if data is None and want.min_version is None and self._rules_out(want.key):
+            self._requests["negative"].inc()
+            return Reading(None)
         deadline = self._space.clock.monotonic() + self._space.policy.seconds_of("wait")
         while True:
             flight, pilot = self._flights.board(want.key)
@@ -237,6 +251,8 @@ class SourceReads(Generic[V]):
         load_ms = round((self._space.clock.monotonic() - began) * 1000)
         self._requests["miss"].inc()
         if loaded is None:
+            if self._keys is not None and self._keys.ready:
+                BLOOM_FALSE_POSITIVE.labels(self._space.name).inc()
             return (Reading[V](None), *self._space.entry("N", ZERO, load_ms=load_ms))
         if not isinstance(loaded, Loaded):
             loaded = Loaded(loaded, ZERO)
@@ -277,6 +293,15 @@ class SourceReads(Generic[V]):
         if outcome == "conflict":
             VERSION_CONFLICT.labels(space.name).inc()
         return outcome
+
+    def _rules_out(self, key: str) -> bool:
+        """Whether the key filter knows that there is no such key."""
+        if self._keys is None:
+            return False
+        if not self._keys.ready:
+            BLOOM_BYPASS.labels(self._space.name).inc()
+            return False
+        return not self._keys.may_exist(key)
 
     # Without a lease
 

@@ -8,6 +8,8 @@ from prometheus_client import Counter, Gauge, Histogram
 
 __all__ = [
     "APPLY",
+    "BLOOM_BYPASS",
+    "BLOOM_FALSE_POSITIVE",
     "BREAKER_STATE",
     "BULKHEAD_REJECTED",
     "CONSISTENCY_CHECKED",
@@ -36,6 +38,8 @@ MetricName = Literal[
     "headwater_cache_loads_in_flight",
     "headwater_cache_bulkhead_rejected_total",
     "headwater_cache_early_refresh_total",  # background refreshes before the hard expiry
+    "headwater_cache_bloom_bypass_total",  # the key filter was not ready or lagged
+    "headwater_cache_bloom_false_positive_total",  # it let a missing key pass
     "headwater_cache_breaker_state",  # 0 closed, 1 half open, 2 open
     "headwater_cache_consistency_checked_total",
     "headwater_cache_consistency_violations_total",  # by seconds since the change
@@ -71,8 +75,14 @@ LOAD_SECONDS = _histogram("headwater_cache_load_seconds", "Duration of one load 
 LOADS_IN_FLIGHT = _gauge("headwater_cache_loads_in_flight", "Loads in flight at the source.", "entity")
 BULKHEAD_REJECTED = _counter("headwater_cache_bulkhead_rejected_total", "Loads refused by the bulkhead.", "entity")
 EARLY_REFRESH = _counter("headwater_cache_early_refresh_total", "Refreshes begun before the hard expiry.", "entity")
+BLOOM_BYPASS = _counter("headwater_cache_bloom_bypass_total", "Misses that the key filter could not judge.", "entity")
+BLOOM_FALSE_POSITIVE = _counter(
+    "headwater_cache_bloom_false_positive_total", "Missing keys that the key filter let pass.", "entity"
+)
 BREAKER_STATE = _gauge(
-    "headwater_cache_breaker_state", "Breaker before Redis: 0 closed, 1 half open, 2 open.", "entity"
+    "headwater_cache_breaker_state",
+    "Breaker before Redis: 0 closed, 1 half open, 2 open.",
+    "entity",
 )
 CONSISTENCY_CHECKED = _counter("headwater_cache_consistency_checked_total", "Looks of the auditor.", "entity")
 CONSISTENCY_VIOLATIONS = _counter(

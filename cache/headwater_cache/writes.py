@@ -8,6 +8,7 @@ from typing import Generic, Protocol, TypeVar
 from headwater_cache.applier import OUTCOMES
 from headwater_cache.changes import ChangeLog
 from headwater_cache.errors import SourceFailed
+from headwater_cache.filter import KeyFilter
 from headwater_cache.metrics import APPLY, LEASE, VERSION_CONFLICT
 from headwater_cache.scripts import ACQUIRE, RELEASE
 from headwater_cache.scripts import APPLY as APPLY_SCRIPT
@@ -49,13 +50,16 @@ class LogCommit(Generic[V]):
 class SourceCommit(Generic[V]):
     """A cache commits to its source."""
 
-    def __init__(self, space: Space, source: Source[V] | None) -> None:
+    def __init__(self, space: Space, source: Source[V] | None, keys: KeyFilter | None = None) -> None:
         self._space = space
         self._source = source
+        self._keys = keys
 
     def commit(self, key: str, value: V | None, payload: bytes | None, schema_id: int) -> Step[Version]:
         if self._source is None:
             raise UsageError(f"{self._space.name} was made without a source, so it only reads: pass source=<a Source>")
+        if self._keys is not None and value is not None:
+            self._keys.add([key])  # before the commit: nobody may be told that a committed row is missing
         try:
             return version((yield Call(self._source.write, (key, value))))
         except HeadwaterError:
