@@ -1,4 +1,4 @@
-"""A circuit breaker before Redis: a server that is down or slow costs a few callers its timeout, not all of them.
+"""A circuit breaker before Redis: a server that is down or too slow costs a few callers their timeout, not all.
 
 Ours instead of a library's because one state serves threads and coroutines and its time is an argument.
 """
@@ -19,15 +19,14 @@ _GAUGE = {"closed": 0, "half-open": 1, "open": 2}
 class Breaker:
     """Opens after ``failures`` bad calls in a row; after ``cooldown`` seconds one caller probes, and its call decides.
 
-    A bad call failed or took longer than ``slow`` seconds. Successes in between reset the count, so a server that fails
-    every other call stays closed: each of those failures still costs no more than one timeout.
+    A bad call failed or ran into its timeout. Successes in between reset the count, so a server that fails every other
+    call stays closed: each of those failures still costs no more than one timeout.
     """
 
-    def __init__(self, name: str, clock: Clock, *, failures: int = 5, cooldown: float = 1.0, slow: float = 0.2) -> None:
+    def __init__(self, name: str, clock: Clock, *, failures: int = 5, cooldown: float = 1.0) -> None:
         self._clock = clock
         self._failures = failures
         self._cooldown = cooldown
-        self._slow = slow
         self._bad = 0
         self._state: Literal["closed", "half-open", "open"] = "closed"
         self._probe_at = 0.0
@@ -46,9 +45,9 @@ class Breaker:
             self._probe_at = now + self._cooldown  # should the prober die, another may try then
             return True
 
-    def record(self, ok: bool, seconds: float) -> None:
+    def record(self, ok: bool) -> None:
         """Tell how a call went."""
-        if ok and seconds <= self._slow:
+        if ok:
             if self._bad or self._state != "closed":
                 with self._lock:
                     self._bad = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -59,31 +60,29 @@ def _of_reply(exc: exceptions.ResponseError) -> HeadwaterError:
 class _Guard:
     """Lets a call through or not, and tells the breaker how it went."""
 
-    def __init__(self, breaker: Breaker, clock: Clock) -> None:
+    def __init__(self, breaker: Breaker) -> None:
         self._breaker = breaker
-        self._clock = clock
 
-    def enter(self) -> float:
-        """When the call begins.
+    def enter(self) -> None:
+        """Before a call.
 
         Raises:
             CacheUnavailable: the breaker is open.
         """
         if not self._breaker.allows():
-            raise CacheUnavailable("Redis was down or slow a moment ago, so it was not asked (circuit breaker)")
-        return self._clock.monotonic()
+            raise CacheUnavailable("Redis was down or too slow a moment ago, so it was not asked (circuit breaker)")
 
-    def leave(self, began: float) -> None:
-        """The call was answered. A pipeline may take its time: 0 says that it was quick."""
-        self._breaker.record(True, self._clock.monotonic() - began if began else 0.0)
+    def leave(self) -> None:
+        """The call was answered, or given up by its caller."""
+        self._breaker.record(True)
 
     def failed(self, exc: Exception) -> Exception:
         """The error to raise for ``exc``: one of ours, but for a missing script, which ``steps.evaluate`` answers."""
         if isinstance(exc, exceptions.NoScriptError):
-            self._breaker.record(True, 0.0)
+            self._breaker.record(True)
             return exceptions.NoScriptError(*exc.args)
         error = translate(exc)
-        self._breaker.record(not isinstance(error, CacheUnavailable), 0.0)
+        self._breaker.record(not isinstance(error, CacheUnavailable))
         return error
 
 
@@ -93,15 +92,15 @@ class _SyncPort:
         self._guard = guard
 
     def ask(self, command: Command) -> Any:
-        began = self._guard.enter()
+        self._guard.enter()
         try:
             reply = self._send(command)
         except _FAILURES as exc:
             raise self._guard.failed(exc) from exc
         except BaseException:
-            self._guard.leave(0.0)  # how Redis is doing is not known
+            self._guard.leave()
             raise
-        self._guard.leave(began)
+        self._guard.leave()
         return reply
 
     def batch(self, commands: Sequence[Command]) -> list[Any]:
@@ -111,9 +110,9 @@ class _SyncPort:
         except _FAILURES as exc:
             raise self._guard.failed(exc) from exc
         except BaseException:
-            self._guard.leave(0.0)
+            self._guard.leave()
             raise
-        self._guard.leave(0.0)
+        self._guard.leave()
         return _translated_all(replies)
 
     def _send(self, command: Command) -> Any:
@@ -152,15 +151,15 @@ class _AsyncPort:
         self._guard = guard
 
     async def ask(self, command: Command) -> Any:
-        began = self._guard.enter()
+        self._guard.enter()
         try:
             reply = await self._send(command)
         except _FAILURES as exc:
             raise self._guard.failed(exc) from exc
         except BaseException:
-            self._guard.leave(0.0)
+            self._guard.leave()
             raise
-        self._guard.leave(began)
+        self._guard.leave()
         return reply
 
     async def batch(self, commands: Sequence[Command]) -> list[Any]:
@@ -170,9 +169,9 @@ class _AsyncPort:
         except _FAILURES as exc:
             raise self._guard.failed(exc) from exc
         except BaseException:
-            self._guard.leave(0.0)
+            self._guard.leave()
             raise
-        self._guard.leave(0.0)
+        self._guard.leave()
         return _translated_all(replies)
 
     async def _send(self, command: Command) -> Any:
@@ -220,8 +219,9 @@ class Connection:
     def __init__(self, name: str, settings: RedisSettings, clock: Clock) -> None:
         self.settings = settings
         self.cluster = is_cluster(settings)
-        self.breaker = Breaker(name, clock, slow=settings.timeout * 2 / 3)
-        self._guard = _Guard(self.breaker, clock)
+        self.breaker = Breaker(name, clock)
+        self._guard = _Guard(self.breaker)
+        self._lock = threading.Lock()
         self._sync: tuple[redis.Redis | redis.RedisCluster, SyncDriver] | None = None
         self._async: _Loops = weakref.WeakKeyDictionary()
 
@@ -232,14 +232,19 @@ class Connection:
         Raises:
             CacheUnavailable: no node of a Cluster answers.
         """
-        if self._sync is None:
-            try:
-                client = sync_client(self.settings)
-            except _FAILURES as exc:
-                raise translate(exc) from exc
-            port = (_SyncClusterPort if self.cluster else _SyncPort)(client, self._guard)
-            self._sync = client, SyncDriver(port)
-        return self._sync[1]
+        found = self._sync
+        if found is None:
+            with self._lock:
+                found = self._sync = self._sync or self._connected()
+        return found[1]
+
+    def _connected(self) -> tuple[redis.Redis | redis.RedisCluster, SyncDriver]:
+        try:
+            client = sync_client(self.settings)
+        except _FAILURES as exc:
+            raise translate(exc) from exc
+        port = (_SyncClusterPort if self.cluster else _SyncPort)(client, self._guard)
+        return client, SyncDriver(port)
 
     @property
     def async_driver(self) -> AsyncDriver:

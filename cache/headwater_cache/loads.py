@@ -97,7 +97,10 @@ class SourceReads(Generic[V]):
         else:
             pairs = zip(keys, replies, strict=True)
             steps = [self._settle(self._want(key, None, None), data) for key, data in pairs]
-        readings: list[Reading[V]] = yield Gather(steps)
+        readings: list[Reading[V]] = []
+        width = space.policy.loads
+        for start in range(0, len(steps), width):  # no more at once than the bulkhead takes
+            readings += yield Gather(steps[start : start + width])
         return readings
 
     def _want(self, key: str, min_version: VersionToken | None, max_staleness: float | None) -> Want:

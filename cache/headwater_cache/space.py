@@ -5,14 +5,16 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
 from headwater_cache.entry import HEADER_SIZE, NO_TAGS, State, pack
 from headwater_cache.errors import InvalidKey, UnsafeRedis, WrongEpoch
+from headwater_cache.flights import Abandoned, Flights
 from headwater_cache.scripts import RELEASE, SCRIPTS
 from headwater_cache.settings import CachePolicy
-from headwater_cache.steps import Ask, Batch, Step
+from headwater_cache.steps import Ask, Batch, Join, Step
 from headwater_cache.versions import Version
 from headwater_schemas.clock import Clock
 from headwater_schemas.errors import NotPermitted, RecordTooLarge, UsageError
@@ -43,6 +45,7 @@ class Space:
     prefix: str = ""
     checked: bool = False
     _look_at: float = 0.0
+    _start: Flights[None] = field(default_factory=Flights)
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -169,8 +172,30 @@ class Space:
             WrongEpoch: the live epoch is beyond the fixed one.
             CacheUnavailable: Redis does not answer; the next call tries again.
         """
-        if not self.checked:
+        while not self.checked:
+            flight, pilot = self._start.board("")
+            if pilot:
+                yield from self._begin()
+                return
+            with suppress(Abandoned):
+                yield Join(flight)
+                return
+        self._look_at = self.clock.monotonic() + EPOCH_CHECK_SECONDS  # one looks, the others go on
+        yield from self._follow()
+
+    def _begin(self) -> Step[None]:
+        """The first use, once for all who wait for it."""
+        try:
             yield from self._check()
+            yield from self._follow()
+        except BaseException as exc:
+            self._start.crash("", exc)
+            raise
+        self._look_at = self.clock.monotonic() + EPOCH_CHECK_SECONDS
+        self.checked = True
+        self._start.land("", None)
+
+    def _follow(self) -> Step[None]:
         live = yield Ask(("GET", self.pointer))
         if live is None:
             yield Ask(("SET", self.pointer, str(self.fixed_epoch or 1), "NX"))
@@ -182,8 +207,6 @@ class Space:
                 "epoch is never read; pass None to follow the live epoch"
             )
         self._use(self.fixed_epoch or number)
-        self.checked = True
-        self._look_at = self.clock.monotonic() + EPOCH_CHECK_SECONDS
 
     def _use(self, epoch: int) -> None:
         if epoch != self.epoch:

@@ -121,7 +121,7 @@ class SyncDriver:
 
     def __init__(self, port: SyncPort) -> None:
         self._port = port
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool = ThreadPoolExecutor(2, "headwater-cache")
 
     def run(self, step: Step[T]) -> T:
         """Drive ``step`` to its end and return what it returns."""
@@ -152,7 +152,6 @@ class SyncDriver:
             case Call(function, args):
                 return _plain(function, args)
             case Spawn(step):
-                self._pool = self._pool or ThreadPoolExecutor(2, "headwater-cache")
                 self._pool.submit(self.run, step)
                 return None
             case Gather(steps):
@@ -161,9 +160,7 @@ class SyncDriver:
 
     def close(self) -> None:
         """Wait for what runs in the background."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=True)
-            self._pool = None
+        self._pool.shutdown(wait=True)
 
 
 class AsyncDriver:

@@ -338,6 +338,25 @@ def test_get_many_loads_only_what_is_missing(make: Make, table: Table) -> None:
     assert table.loads == 4
 
 
+async def test_get_many_does_not_overrun_its_own_bulkhead(make: Make, table: Table) -> None:
+    """Missing keys are loaded so many at a time as may be, however many they are."""
+    for number in range(20):
+        table.write(str(number), number)
+
+    class Slow:
+        async def load(self, key: str) -> Loaded[int] | None:
+            await asyncio.sleep(0.01)
+            return table.load(key)
+
+        async def write(self, key: str, value: int | None) -> int:
+            return table.write(key, value)
+
+    cache = make(CachePolicy(loads=2, wait="5ms"), source=Slow())
+
+    assert len(await cache.aget_many([str(number) for number in range(20)])) == 20
+    await cache.aclose()
+
+
 def test_invalidate_voids_a_load_in_flight(make: Make, table: Table) -> None:
     """What was loaded before is returned to its caller, and not kept."""
     table.write("a", 1)
