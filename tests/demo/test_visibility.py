@@ -40,18 +40,20 @@ def test_a_sample_is_timed_when_the_cache_shows_its_event() -> None:
     assert [round(seconds, 6) for seconds in visibility.seconds] == [0.015]
 
 
-def test_the_age_is_that_of_the_oldest_sample() -> None:
+def test_outstanding_counts_from_the_oldest_sample_that_waits() -> None:
     cache, clock = Cache(), ManualClock()
-    visibility = Visibility(cache.read_many, clock, every=1)
-    assert visibility.age == 0.0
-    visibility.emitted(DemoEvent(SCHEDULED, "a", {}))
-    clock.advance(2)
-    visibility.emitted(DemoEvent(SCHEDULED, "b", {}))
-    clock.advance(1)
-    assert visibility.age == 3.0
-    cache.states["a"] = MARKS | {"scheduled_offset": 1}
+    visibility = Visibility(cache.read_many, clock, every=2)
+    assert visibility.outstanding == 0
+    for key in "abcde":
+        visibility.emitted(DemoEvent(SCHEDULED, key, {}))  # b and d are samples
+    assert visibility.outstanding == 3
+    cache.states["b"] = MARKS | {"scheduled_offset": 1}
     visibility.look()
-    assert visibility.age == 1.0
+    assert visibility.outstanding == 1
+    clock.advance(1)
+    cache.states["d"] = MARKS | {"scheduled_offset": 1}
+    visibility.look()
+    assert visibility.outstanding == 0
 
 
 def test_one_flight_event_in_so_many_is_a_sample_and_weather_never() -> None:
@@ -68,3 +70,16 @@ def test_quantiles_are_samples_that_occurred() -> None:
     assert quantile(samples, 0.99) == 99.0
     assert quantile([7.0], 0.99) == 7.0
     assert quantile([], 0.99) is None
+
+
+def test_looking_again_at_once_reads_nothing() -> None:
+    cache, clock = Cache(), ManualClock()
+    visibility = Visibility(cache.read_many, clock, every=1)
+    visibility.emitted(DemoEvent(SCHEDULED, "f", {}))
+    visibility.look()
+    cache.states["f"] = MARKS | {"scheduled_offset": 1}
+    visibility.look()
+    assert visibility.waiting == 1
+    clock.advance(0.005)
+    visibility.look()
+    assert visibility.waiting == 0

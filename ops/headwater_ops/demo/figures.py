@@ -59,7 +59,7 @@ def table(figures: Figures) -> Table:
         ("retried", f"{figures.retried:,}"),
         ("dead letters", f"{figures.dead_letters:,}"),
         *((f"tasks {state}", f"{count:,}") for state, count in sorted(figures.tasks.items())),
-        ("cache entries", f"{figures.cache_entries:,}"),
+        ("keys in Redis", f"{figures.cache_entries:,}"),
         ("cache hits / misses", f"{figures.cache_hits:,} / {figures.cache_misses:,}"),
         ("events per second", f"{figures.events_per_second:,.0f}"),
         ("emit → visible, p50", _milliseconds(figures.emit_to_visible_p50_ms)),

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
+import redis
 from faust.types import TP
 from prometheus_client import REGISTRY
 
+from headwater_cache import RedisSettings
 from headwater_ops.demo.backlog import Backlog
 from headwater_ops.demo.dataset import Dataset
 from headwater_ops.demo.entities import AIRLINE, AIRPORT, CONTRACTS, FLIGHT, PLANE, Entities
@@ -163,7 +165,7 @@ class Demo:
             while visibility.waiting:
                 visibility.look()
                 watch()
-                time.sleep(0.002)
+                time.sleep(0.005)
         with self._stages.stage("settle", "settling what is left"):
             topics = [*_OWN_TOPICS, *_TASK_TOPICS]
             self._backlog.await_empty(topics, self._watch, _PATIENCE)
@@ -187,12 +189,16 @@ class Demo:
                 figures.tasks = verdict.tasks(oracle, client)
             verdict.boards(oracle, entities)
             verdict.flights(oracle, entities)
-            figures.cache_entries = metrics.total("headwater_cache_apply_total", result="created")
+            figures.cache_entries = self._keys_in_redis()
             figures.cache_hits = _reads(metrics, "hit")
             figures.cache_misses = _reads(metrics, "miss")
             figures.oracle_checks = verdict.checks
             figures.oracle_differences = verdict.count
             stage.note(f"{verdict.checks:,} facts, {verdict.count:,} differences")
+
+    def _keys_in_redis(self) -> int:
+        with redis.Redis.from_url(RedisSettings.from_env(self._env).url) as client:
+            return int(client.dbsize())
 
     def _watch(self) -> None:
         self.worker.check()

@@ -18,8 +18,8 @@ from headwater_schemas.wire import change_topic
 __all__ = ["Sending", "send_references"]
 
 _LOOK_EVERY: Final = 64
-_BEHIND: Final = 0.1
-"""Seconds that an event may take to become visible before sending pauses."""
+_OUTSTANDING: Final = 5_000
+"""Events that may be invisible yet before sending pauses."""
 
 
 def send_references(data: Dataset, producer: EventProducer, entities: Entities) -> int:
@@ -39,8 +39,8 @@ class Sending:
     """One replay.
 
     Args:
-        visibility: told of every event. Without a ``rate`` it also sets the pace: sending pauses while the oldest
-            sample has been invisible for a tenth of a second, so the replay goes as fast as the pipeline follows.
+        visibility: told of every event. Without a ``rate`` it also sets the pace: sending pauses while 5,000 events are
+            not visible yet, so the replay goes as fast as the pipeline follows, and nothing piles up.
         rate: events per second instead; what the pipeline cannot follow piles up on the log.
     """
 
@@ -94,8 +94,8 @@ class Sending:
     def _keep_pace(self) -> None:
         self._visibility.look()
         if self._rate is None:
-            while self._visibility.age > _BEHIND:
-                time.sleep(0.002)
+            while self._visibility.outstanding > _OUTSTANDING:
+                time.sleep(0.005)
                 self._visibility.look()
         else:
             while (ahead := self.started + self.sent / self._rate - time.monotonic()) > 0:

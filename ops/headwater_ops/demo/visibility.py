@@ -7,6 +7,7 @@ little, and count among its cache hits.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +18,8 @@ from headwater_schemas.clock import Clock
 
 __all__ = ["Visibility"]
 
-_READ_TOGETHER = 256
+_INTERVAL = 0.005  # seconds between two looks: what a sample may be too long by
+_READ_TOGETHER = 32
 
 ReadMany = Callable[[Sequence[str]], Mapping[str, Mapping[str, Any]]]
 
@@ -25,6 +27,7 @@ ReadMany = Callable[[Sequence[str]], Mapping[str, Mapping[str, Any]]]
 class _Sample(NamedTuple):
     key: str
     topic: str
+    number: int
     emitted_at: float
 
 
@@ -42,7 +45,8 @@ class Visibility:
         self._clock = clock
         self._every = every
         self._seen = 0
-        self._waiting: list[_Sample] = []
+        self._waiting: deque[_Sample] = deque()
+        self._looked_at = float("-inf")
         self.seconds: list[float] = []
 
     @property
@@ -51,9 +55,9 @@ class Visibility:
         return len(self._waiting)
 
     @property
-    def age(self) -> float:
-        """Seconds that the oldest sample has been waiting; 0 when none is."""
-        return self._clock.monotonic() - self._waiting[0].emitted_at if self._waiting else 0.0
+    def outstanding(self) -> int:
+        """Flight events emitted since the oldest sample that is not visible yet; 0 when none waits."""
+        return self._seen - self._waiting[0].number if self._waiting else 0
 
     def emitted(self, event: DemoEvent) -> None:
         """Called right after each emit."""
@@ -61,15 +65,15 @@ class Visibility:
             return
         self._seen += 1
         if self._seen % self._every == 0:
-            self._waiting.append(_Sample(event.key, event.topic, self._clock.monotonic()))
+            self._waiting.append(_Sample(event.key, event.topic, self._seen, self._clock.monotonic()))
 
     def look(self) -> None:
-        """Read the waiting flights once, the oldest first. Blocks for one round trip."""
-        if not self._waiting:
+        """Read the flights that wait longest, at most once every five milliseconds. Blocks for one round trip."""
+        if not self._waiting or self._clock.monotonic() < self._looked_at + _INTERVAL:
             return
-        batch = self._waiting[:_READ_TOGETHER]
+        batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _READ_TOGETHER))]
         states = self._read_many([sample.key for sample in batch])
-        now = self._clock.monotonic()
+        now = self._looked_at = self._clock.monotonic()
         still = []
         for sample in batch:
             state = states.get(sample.key)
@@ -77,4 +81,4 @@ class Visibility:
                 self.seconds.append(now - sample.emitted_at)
             else:
                 still.append(sample)
-        self._waiting[: len(batch)] = still
+        self._waiting.extendleft(reversed(still))
