@@ -256,7 +256,7 @@ class TaskClient:
         return _page(places, await self._view.aget_many([place_id(place) for place in places]), state, limit)
 
     def history(self, id: str) -> Sequence[Transition]:  # noqa: A002
-        """The states the task went through, oldest first. What lasted less than 50 ms may be missing.
+        """The states the task went through, oldest first, every attempt included, as far as Redis remembers them.
 
         Raises:
             TaskNotFound: there is none.

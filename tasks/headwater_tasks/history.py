@@ -1,9 +1,9 @@
 """What a task went through: the states that its last one does not tell.
 
 The view keeps the last state of a task, and of a task that went straight through that tells everything: submitted,
-started, ended. Whatever else happens (RUNNING for long, a failed attempt, another run) the projection also writes here:
-a Redis hash per task, its field the state's version, so repetition changes nothing. Rebuilt from a compacted log, only
-the last states remain: history is as long as Redis remembers it.
+started, ended. Whatever else happens (RUNNING for long, a failed attempt, another run) the projection also writes
+here: a Redis hash per task, its fields the states' versions, so repetition changes nothing. Rebuilt from a compacted
+log, only the last states remain: history is as long as Redis remembers it.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ class TaskHistory:
     def __init__(self, redis: RedisSettings, clock: Clock | None = None) -> None:
         self._connection = Connection("task-history", redis, clock or SystemClock())
         self._encode = msgspec.json.encode
-        self._decode = msgspec.json.Decoder(Transition).decode
+        self._decode = msgspec.json.Decoder(list[Transition]).decode
 
     async def aput_many(self, tasks: Sequence[Task]) -> None:
         """Remember states that their successors will not tell."""
         commands: list[Command] = [
-            ("HSET", _PREFIX + task.id, f"{version(task):019d}", self._encode(transitions_of(task)[-1]))
+            ("HSET", _PREFIX + task.id, f"{version(task):019d}", self._encode(transitions_of(task)))
             for task in tasks
             if worth_keeping(task)
         ]
@@ -75,13 +75,11 @@ class TaskHistory:
 
     def _of(self, task: Task) -> Step[list[Transition]]:
         kept = yield Ask(("HGETALL", _PREFIX + task.id))
-        found = {
-            (known.run, known.attempt, known.state): known
-            for _, known in sorted((field, self._decode(value)) for field, value in kept.items())
-        }
-        last = transitions_of(task)
-        for told in last:
-            found.setdefault((told.run, told.attempt, told.state), told)
+        found: dict[tuple[int, int, str], Transition] = {}
+        for told in (*(self._decode(kept[field]) for field in sorted(kept)), transitions_of(task)):
+            for before in told[:-1]:
+                found.setdefault(_place(before), before)
+            found[_place(told[-1])] = told[-1]  # it tells more of itself than its successors do
         return sorted(found.values(), key=_order)
 
     def close(self) -> None:
@@ -122,6 +120,10 @@ def transitions_of(task: Task) -> list[Transition]:
     if task.state not in (TaskState.PENDING, TaskState.RUNNING):
         told.append(of(task.state, task.attempt, task.finished_at or task.submitted_at))
     return told
+
+
+def _place(known: Transition) -> tuple[int, int, str]:
+    return known.run, known.attempt, known.state
 
 
 def _order(known: Transition) -> tuple[int, int, bool, datetime]:

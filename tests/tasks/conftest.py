@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ from headwater_schemas.errors import Unavailable
 from headwater_schemas.settings import Environment, KafkaSettings
 from headwater_schemas.topics import admin_client, apply, plan
 from headwater_streams import StreamApp
-from headwater_tasks import TaskClient, TaskFunction, install
+from headwater_tasks import TaskClient, TaskFunction
 from headwater_tasks.changes import CHANGES, CONTROL, DOMAIN, ENTITY, TASKS
-from tasks.real import Workers, worker_process
+from tasks.real import Workers, running_worker, worker_process
 
 
 @pytest.fixture(scope="session")
@@ -68,16 +68,7 @@ async def client(topics: Environment, projection: None) -> AsyncIterator[TaskCli
 def working(topics: Environment, tmp_path: Path) -> Workers:
     """``async with working("name", render)`` runs a worker of these tasks in the test's loop."""
 
-    @asynccontextmanager
-    async def run(name: str, *functions: TaskFunction[..., Any], **options: Any) -> AsyncIterator[StreamApp]:
-        app = StreamApp(name, env=topics, faust_settings={"web_enabled": False, "datadir": tmp_path})
-        install(app, *functions, **{"tiers": ("1s",), **options})
-        app.finalize()
-        await app.start()
-        try:
-            yield app
-        finally:
-            await app.stop()
-            app.codec.close()
+    def run(name: str, *functions: TaskFunction[..., Any], **options: Any) -> AbstractAsyncContextManager[StreamApp]:
+        return running_worker(topics, tmp_path, name, *functions, **options)
 
     return run

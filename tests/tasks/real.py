@@ -6,16 +6,34 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from headwater_ops.stack import Endpoints
+from headwater_schemas.settings import Environment
 from headwater_streams import StreamApp
+from headwater_tasks import TaskFunction, install
 
 T = TypeVar("T")
 Workers = Callable[..., AbstractAsyncContextManager[StreamApp]]
+
+
+@asynccontextmanager
+async def running_worker(
+    env: Environment, folder: Path, name: str, *functions: TaskFunction[..., Any], **options: Any
+) -> AsyncIterator[StreamApp]:
+    """A worker of these tasks in the running loop."""
+    app = StreamApp(name, env=env, faust_settings={"web_enabled": False, "datadir": folder})
+    install(app, *functions, **{"tiers": ("1s",), **options})
+    app.finalize()
+    await app.start()
+    try:
+        yield app
+    finally:
+        await app.stop()
+        app.codec.close()
 
 
 async def until(look: Callable[[], Awaitable[T]], good: Callable[[T], bool], seconds: float = 20.0) -> T:

@@ -430,6 +430,8 @@ async def test_a_cancelled_task_is_skipped_when_its_turn_comes() -> None:
         async with worker.settling():
             await started.wait()
             worker.cancel(queued, reason="too late")
+            while worker.cancellations.of(queued, 1) is None:  # noqa: ASYNC110
+                await asyncio.sleep(0)
             go.set()
 
         assert ran == []

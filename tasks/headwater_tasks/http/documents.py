@@ -135,7 +135,7 @@ class TransitionDocument(BaseModel):
 
 
 class TaskHistoryDocument(BaseModel):
-    """What a task went through, oldest first. A state that lasted less than 50 ms may be missing."""
+    """What a task went through, oldest first, as far as it is remembered."""
 
     id: str
     states: list[TransitionDocument]
