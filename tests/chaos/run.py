@@ -1,4 +1,4 @@
-"""Run seeds of faults: ``make chaos ARGS="--seeds 5 --start 1 --json"``. Exit code 1 when anything is lost or out of order.
+"""Run seeds of faults: ``make chaos ARGS="--seeds 5 --start 1 --json"``. Exit code 1 if any is lost or out of order.
 
 One seed: two workers, a producer that keeps sending numbered events of 40 keys, 1 % poison, 5 % failing, 1 % hopeless,
 three faults drawn from the seed. Then everything must settle; a file of effects and the log are judged.
