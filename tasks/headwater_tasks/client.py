@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
-import uuid
 from collections.abc import Generator, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
@@ -23,18 +21,16 @@ from headwater_schemas.events import Task, TaskCancelRequested, TaskState, TaskS
 from headwater_schemas.settings import Environment, KafkaSettings
 from headwater_tasks.changes import CONTROL, TASKS, TaskChanges, instant
 from headwater_tasks.errors import TaskConflict, TaskNotFound
-from headwater_tasks.function import check_type
 from headwater_tasks.history import TaskHistory, Transition
 from headwater_tasks.index import TaskIndex, check_cursor, place_id
 from headwater_tasks.metrics import submitted as count_submitted
+from headwater_tasks.names import check_type, task_id
 from headwater_tasks.state import TERMINAL, pending
 from headwater_tasks.submissions import read_submission
 from headwater_tasks.view import task_view
 
-__all__ = ["TaskClient", "TaskHandle", "TaskPage", "task_id"]
+__all__ = ["TaskClient", "TaskHandle", "TaskPage"]
 
-_NAMESPACE: Final = uuid.UUID("6f0a4a52-6f0e-5d0c-9a55-5b8a3f1f2c11")
-_KEY_LENGTH: Final = 200
 _MOST: Final = 500
 
 
@@ -400,31 +396,6 @@ def _pauses() -> Iterator[float]:
     while True:
         yield pause
         pause = min(pause * 1.5, 0.25)
-
-
-def task_id(type_: str, idempotency_key: str | None) -> str:
-    """The id of a task: a new one, or the one that type and key give (a UUID of version 5).
-
-    Raises:
-        UsageError: an empty or overlong key.
-    """
-    if idempotency_key is None:
-        return new_id(time.time())
-    if not 0 < len(idempotency_key) <= _KEY_LENGTH:
-        raise UsageError(f"an idempotency key has 1 to {_KEY_LENGTH} characters; this one has {len(idempotency_key)}")
-    return str(uuid.uuid5(_NAMESPACE, f"{type_}\n{idempotency_key}"))
-
-
-def new_id(now: float) -> str:
-    """A UUID of version 7 (RFC 9562): milliseconds, then 74 random bits; ids made later sort later.
-
-    The bits are of ``random``'s generator, which starts from the system's randomness and anew after a fork; asking the
-    system for each would cost as much as the whole submission. An id is a name and no secret.
-    """
-    number = (int(now * 1000) << 80) | (7 << 76) | (2 << 62)
-    number |= (random.getrandbits(12) << 64) | random.getrandbits(62)
-    text = f"{number:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def _json(payload: Any) -> bytes:

@@ -10,24 +10,20 @@ still called like the function, so a unit test needs no worker.
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable
-from functools import lru_cache
-from typing import Any, Final, Generic, ParamSpec, TypeVar, get_type_hints
+from typing import Any, Generic, ParamSpec, TypeVar, get_type_hints
 
 import msgspec
 
 from headwater_schemas.durations import Duration, seconds
 from headwater_schemas.errors import UsageError
 from headwater_streams import Retry
+from headwater_tasks.names import check_type
 
-__all__ = ["TaskFunction", "check_type", "task"]
+__all__ = ["TaskFunction", "task"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-_TYPE: Final = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*")
-_TYPE_LENGTH: Final = 100
 
 
 class TaskFunction(Generic[P, R]):
@@ -95,20 +91,6 @@ def task(
         return TaskFunction(function, type, retry or Retry("1s", "10s", "1m"), timeout)
 
     return declare
-
-
-@lru_cache(maxsize=1024)
-def check_type(type_: str) -> str:
-    """``type_`` itself, when it can name a task.
-
-    Raises:
-        UsageError: it cannot.
-    """
-    if len(type_) > _TYPE_LENGTH or _TYPE.fullmatch(type_) is None:
-        raise UsageError(
-            f"{type_!r} cannot name a task: pass words of a-z 0-9 joined by '.', '_' or '-', such as 'invoice.render'"
-        )
-    return type_
 
 
 def _signature(function: Callable[..., Any], type_: str) -> tuple[Any, bool]:

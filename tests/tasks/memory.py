@@ -19,7 +19,7 @@ from headwater_streams.testing import StreamKit
 from headwater_tasks import TaskFunction, install
 from headwater_tasks.cancellations import KnownCancellations
 from headwater_tasks.changes import CHANGES, CONTROL, TASKS, TaskChanges, instant
-from headwater_tasks.client import task_id
+from headwater_tasks.names import task_id
 from headwater_tasks.state import version
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -34,6 +35,8 @@ def serve(env: Environment, *, routers: Iterable[APIRouter] = ()) -> None:
     keys = _keys(env, host)
     if keys is None:
         logger.warning("HEADWATER_API_KEYS is not set: only this machine may call, as localhost, and may do everything")
+    # Uvicorn raises the signal again when it has shut down; then there is nothing left to end.
+    signal.signal(signal.SIGTERM, lambda *_: None)
     app = create_app(TaskClient.from_env(env, source="headwater-api"), keys, routers=routers)
     uvicorn.run(
         app,

@@ -10,12 +10,12 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from headwater_schemas.events import Task, TaskState
-from headwater_tasks.client import TaskClient, task_id
+from headwater_tasks.client import TaskClient
 from headwater_tasks.errors import TaskNotFound
-from headwater_tasks.function import check_type
 from headwater_tasks.http.access import requires
 from headwater_tasks.http.documents import CancelRequest, Submission, TaskDocument, TaskHistoryDocument, TaskList
 from headwater_tasks.http.problems import responses
+from headwater_tasks.names import check_type, task_id
 from headwater_tasks.state import TERMINAL, version
 
 __all__ = ["router"]
