@@ -30,7 +30,7 @@ from cache.redis_server import RedisServer
 from headwater_cache import Change, EntityCache, MsgpackValues, NearPolicy, Position, TopicPartition, log_version
 from headwater_cache.testing import MemoryLog
 
-GETS, BATCH, BATCHES = 2000, 500, 10
+GETS, BATCH, BATCHES = 200, 500, 2
 VALUE = {"flight_id": "2013-01-01-UA-1545-EWR", "carrier": "UA", "status": "DEPARTED", "note": "x" * 120}
 PAYLOAD = MsgpackValues[Any]().encode(VALUE)[1]
 
@@ -125,7 +125,7 @@ def _each(operation: Callable[[], object], count: int) -> float:
 def main() -> None:
     """Run and print; exit code 1 if a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--runs", type=int, default=61, help="slices in which the subjects take turns")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="headwater-bench-") as folder:

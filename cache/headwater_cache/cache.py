@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar
 
@@ -165,7 +165,7 @@ class EntityCache(Generic[V]):
             near = self._near.get(key)
             if near is not None:
                 return near.value
-        return (await self.aread(key, min_version=min_version, max_staleness=max_staleness)).value
+        return (await self._async(self._read(key, min_version, max_staleness))).value
 
     def read(
         self, key: str, *, min_version: VersionToken | None = None, max_staleness: Duration | None = None
@@ -476,8 +476,8 @@ class EntityCache(Generic[V]):
     def _sync(self, step: Step[T]) -> T:
         return self._connection.driver.run(step)
 
-    async def _async(self, step: Step[T]) -> T:
-        return await self._connection.async_driver.run(step)
+    def _async(self, step: Step[T]) -> Coroutine[Any, Any, T]:
+        return self._connection.async_driver.run(step)
 
 
 def _found(keys: Sequence[str], readings: Sequence[Reading[V]]) -> dict[str, V]:

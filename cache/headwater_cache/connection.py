@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
 
 import redis
 import redis.asyncio
@@ -22,6 +22,8 @@ from headwater_schemas.clock import Clock
 from headwater_schemas.errors import CacheUnavailable, HeadwaterError, NotPermitted, UsageError
 
 __all__ = ["Connection", "translate"]
+
+T = TypeVar("T")
 
 
 def translate(exc: Exception) -> HeadwaterError:
@@ -146,33 +148,48 @@ class _SyncClusterPort(_SyncPort):
 
 
 class _AsyncPort:
-    def __init__(self, client: redis.asyncio.Redis | redis.asyncio.RedisCluster, guard: _Guard) -> None:
+    def __init__(
+        self, client: redis.asyncio.Redis | redis.asyncio.RedisCluster, guard: _Guard, settings: RedisSettings
+    ) -> None:
         self._client = client
         self._guard = guard
+        self._timeout = settings.timeout
+        self._free = asyncio.Semaphore(settings.max_connections)
 
     async def ask(self, command: Command) -> Any:
-        self._guard.enter()
+        return await self._guarded(self._send(command))
+
+    async def batch(self, commands: Sequence[Command]) -> list[Any]:
+        return _translated_all(await self._guarded(self._pipeline(commands)))
+
+    async def _guarded(self, call: Coroutine[Any, Any, T]) -> T:
         try:
-            reply = await self._send(command)
+            self._guard.enter()
+            await self._connection()
+        except BaseException:
+            call.close()
+            raise
+        try:
+            reply = await call
         except _FAILURES as exc:
             raise self._guard.failed(exc) from exc
         except BaseException:
             self._guard.leave()
             raise
+        finally:
+            self._free.release()
         self._guard.leave()
         return reply
 
-    async def batch(self, commands: Sequence[Command]) -> list[Any]:
-        self._guard.enter()
+    async def _connection(self) -> None:
+        """Wait for a connection to be free, as long as for an answer."""
+        if not self._free.locked():
+            await self._free.acquire()
+            return
         try:
-            replies = await self._pipeline(commands)
-        except _FAILURES as exc:
-            raise self._guard.failed(exc) from exc
-        except BaseException:
-            self._guard.leave()
-            raise
-        self._guard.leave()
-        return _translated_all(replies)
+            await asyncio.wait_for(self._free.acquire(), self._timeout)
+        except TimeoutError as exc:
+            raise CacheUnavailable("no free connection to Redis in time; raise max_connections or send less") from exc
 
     async def _send(self, command: Command) -> Any:
         return await self._client.execute_command(*command)
@@ -253,7 +270,7 @@ class Connection:
         found = self._async.get(loop)
         if found is None:
             client = async_client(self.settings)
-            port = (_AsyncClusterPort if self.cluster else _AsyncPort)(client, self._guard)
+            port = (_AsyncClusterPort if self.cluster else _AsyncPort)(client, self._guard, self.settings)
             found = self._async[loop] = client, AsyncDriver(port)
         return found[1]
 

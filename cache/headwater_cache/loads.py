@@ -119,6 +119,11 @@ class SourceReads(Generic[V]):
             return (yield from self._bypass(want))
         return (yield from self._settle(want, data))
 
+    def _bypass(self, want: Want) -> Step[Reading[V]]:
+        """Redis is away: the source answers, once per key and process, inside the bulkhead; nothing is stored."""
+        self._requests["bypass"].inc()
+        return (yield from self._board(want, self._unstored(want), None))
+
     def _settle(self, want: Want, data: bytes | None) -> Step[Reading[V]]:
         entry = unpack(data) if data is not None else None
         if entry is not None and entry.tags and not (yield from self._holds(entry)):
@@ -172,10 +177,15 @@ class SourceReads(Generic[V]):
             self._requests["negative"].inc()
             return Reading(None)
         deadline = self._space.clock.monotonic() + self._space.policy.seconds_of("wait")
+        return (yield from self._board(want, self._lease(want, data, entry, deadline), entry))
+
+    def _board(self, want: Want, load: Step[Reading[V]], entry: Entry | None) -> Step[Reading[V]]:
+        """Run ``load``, unless this process is loading the key already: then wait for that."""
+        deadline = self._space.clock.monotonic() + self._space.policy.seconds_of("wait")
         while True:
             flight, pilot = self._flights.board(want.key)
             if pilot:
-                return (yield from self._fly(want, data, entry, deadline))
+                return (yield from self._fly(want.key, load))
             stale = self._stale(want, entry)
             if stale is not None:
                 return stale
@@ -189,13 +199,13 @@ class SourceReads(Generic[V]):
                 self._requests["miss"].inc()
                 return reading
 
-    def _fly(self, want: Want, data: bytes | None, entry: Entry | None, deadline: float) -> Step[Reading[V]]:
+    def _fly(self, key: str, load: Step[Reading[V]]) -> Step[Reading[V]]:
         try:
-            reading = yield from self._lease(want, data, entry, deadline)
+            reading = yield from load
         except BaseException as exc:
-            self._flights.crash(want.key, exc)
+            self._flights.crash(key, exc)
             raise
-        self._flights.land(want.key, reading)
+        self._flights.land(key, reading)
         return reading
 
     def _lease(self, want: Want, data: bytes | None, entry: Entry | None, deadline: float) -> Step[Reading[V]]:
@@ -206,7 +216,8 @@ class SourceReads(Generic[V]):
             try:
                 reply = yield from acquire(space, want.key, token, (data or b"")[:SEEN_SIZE])
             except (CacheUnavailable, Overloaded):
-                return (yield from self._bypass(want))
+                self._requests["bypass"].inc()
+                return (yield from self._unstored(want))
             if reply[0] == b"g":
                 LEASE.labels(space.name, "granted").inc()
                 return (yield from self._fill(want, token, entry))
@@ -308,11 +319,6 @@ class SourceReads(Generic[V]):
 
     # Without a lease
 
-    def _bypass(self, want: Want) -> Step[Reading[V]]:
-        """Redis is away: the source answers, inside the bulkhead; nothing is stored."""
-        self._requests["bypass"].inc()
-        return (yield from self._unstored(want))
-
     def _pass(self, want: Want) -> Step[Reading[V]]:
         """The wait is over: a few go to the source without storing, the rest get ``SourceBusy``."""
         space, policy = self._space, self._space.policy
@@ -320,7 +326,7 @@ class SourceReads(Generic[V]):
             args: list[str | bytes] = [str(policy.passers), str(policy.milliseconds("lease_ttl"))]
             may_pass = yield from evaluate(PASS, [space.key(want.key)], args)
         except (CacheUnavailable, Overloaded):
-            return (yield from self._bypass(want))
+            return (yield from self._unstored(want))
         if not may_pass:
             BULKHEAD_REJECTED.labels(space.name).inc()
             raise SourceBusy(

@@ -30,7 +30,7 @@ class RedisSettings:
     url: str
     timeout: float = 0.3
     retries: int = 1
-    max_connections: int = 50
+    max_connections: int = 20
 
     def __post_init__(self) -> None:
         if urlsplit(self.url).scheme not in _SCHEMES:

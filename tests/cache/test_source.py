@@ -276,6 +276,24 @@ async def test_coroutines_of_one_process_share_one_flight(make: Make, table: Tab
     await cache.aclose()
 
 
+async def test_one_flight_is_shared_while_redis_is_away(table: Table) -> None:
+    """The source is asked once per process and key then too (I11)."""
+    away = RedisSettings("redis://127.0.0.1:1", timeout=0.1)
+    loads = 0
+
+    async def slow() -> Loaded[int]:
+        nonlocal loads
+        loads += 1
+        await asyncio.sleep(0.3)
+        return Loaded(7, 1)
+
+    async with EntityCache[int]("flights", away, mode="cache", policy=CachePolicy(wait="5s")) as cache:
+        readings = await asyncio.gather(*(cache.aload("a", slow) for _ in range(50)))
+
+    assert {reading.value for reading in readings} == {7}
+    assert loads == 1
+
+
 async def test_a_cancelled_load_lets_another_fly(make: Make, table: Table) -> None:
     """The pilot's own timeout is not everybody's, and its lease is given back."""
     cache = make(policy=CachePolicy(wait="5s"))
