@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from headwater_schemas.errors import Unavailable, UsageError
 
-__all__ = ["DeliveryPending", "ProducerClosed", "SpoolUnavailable"]
+__all__ = ["DeliveryPending", "OutboxUnavailable", "ProducerClosed", "SpoolUnavailable"]
 
 
 class DeliveryPending(Unavailable, TimeoutError):
@@ -21,3 +21,7 @@ class ProducerClosed(UsageError):
 
 class SpoolUnavailable(Unavailable):
     """The broker is away and the spool cannot be written: the disk is full or broken. The event was not accepted."""
+
+
+class OutboxUnavailable(Unavailable):
+    """The database of the outbox does not answer. What is in it waits there."""

@@ -12,6 +12,10 @@ from prometheus_client import Counter, Gauge, Histogram
 __all__ = [
     "ACK_SECONDS",
     "DEGRADED",
+    "OUTBOX_OLDEST",
+    "OUTBOX_PARKED",
+    "OUTBOX_PENDING",
+    "OUTBOX_RELAY_SECONDS",
     "QUEUE_RECORDS",
     "RECORDS",
     "SPOOL_BYTES",
@@ -40,6 +44,14 @@ MetricName = Literal[
     "headwater_spool_oldest_seconds",
     # Events of a spool that the broker refused for good; kept beside it. Label: topic.
     "headwater_spool_rejected_total",
+    # Committed events in the outbox that the relay has yet to send, counted up to 100,000 every few seconds.
+    "headwater_outbox_pending",
+    # How long the oldest of them has been waiting.
+    "headwater_outbox_oldest_seconds",
+    # From the insert into the outbox to the broker's acknowledgement. Label: topic.
+    "headwater_outbox_relay_seconds",
+    # Events that the broker refused for good; they stay in the outbox with the error. Label: topic.
+    "headwater_outbox_parked_total",
 ]
 
 RecordOutcome = Literal["acked", "spooled", "failed"]
@@ -54,6 +66,11 @@ _SPOOL_BYTES: Final[MetricName] = "headwater_spool_bytes"
 _SPOOL_OLDEST: Final[MetricName] = "headwater_spool_oldest_seconds"
 _SPOOL_REJECTED: Final[MetricName] = "headwater_spool_rejected_total"
 
+_OUTBOX_PENDING: Final[MetricName] = "headwater_outbox_pending"
+_OUTBOX_OLDEST: Final[MetricName] = "headwater_outbox_oldest_seconds"
+_OUTBOX_RELAY: Final[MetricName] = "headwater_outbox_relay_seconds"
+_OUTBOX_PARKED: Final[MetricName] = "headwater_outbox_parked_total"
+
 _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 RECORDS: Final = Counter(_RECORDS, "Events that reached an outcome, by topic.", ["topic", "outcome"])
@@ -64,3 +81,9 @@ SPOOL_RECORDS: Final = Gauge(_SPOOL_RECORDS, "Events on disk and not acknowledge
 SPOOL_BYTES: Final = Gauge(_SPOOL_BYTES, "Size of the spools on disk.")
 SPOOL_OLDEST: Final = Gauge(_SPOOL_OLDEST, "How long the oldest event of the spools has been waiting.")
 SPOOL_REJECTED: Final = Counter(_SPOOL_REJECTED, "Spooled events that the broker refused for good.", ["topic"])
+OUTBOX_PENDING: Final = Gauge(_OUTBOX_PENDING, "Events in the outbox that the relay has yet to send.")
+OUTBOX_OLDEST: Final = Gauge(_OUTBOX_OLDEST, "How long the oldest event of the outbox has been waiting.")
+OUTBOX_RELAY_SECONDS: Final = Histogram(
+    _OUTBOX_RELAY, "From the insert into the outbox to the acknowledgement.", ["topic"], buckets=_BUCKETS
+)
+OUTBOX_PARKED: Final = Counter(_OUTBOX_PARKED, "Events of the outbox that the broker refused for good.", ["topic"])

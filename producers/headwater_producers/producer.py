@@ -16,7 +16,6 @@ from headwater_producers.backpressure import Spool
 from headwater_producers.border import translate
 from headwater_producers.client import ANY_PARTITION, Client, OnDelivery
 from headwater_producers.delivery import Delivery
-from headwater_producers.encoding import event_encoder
 from headwater_producers.envelope import Envelope, Header
 from headwater_producers.errors import DeliveryPending
 from headwater_producers.route import Route
@@ -25,7 +24,7 @@ from headwater_producers.spool import Spooler
 from headwater_schemas.catalogue import Catalogue
 from headwater_schemas.clock import Clock, SystemClock
 from headwater_schemas.codec import Codec
-from headwater_schemas.errors import BrokerUnavailable, UsageError
+from headwater_schemas.errors import BrokerUnavailable
 from headwater_schemas.registry import Registry, SchemaRegistry
 from headwater_schemas.settings import Environment, RegistrySettings
 
@@ -140,10 +139,8 @@ class EventProducer:
             ProducerClosed: after ``close``.
         """
         route = self._routes.get(topic) or self._open_route(topic)
-        raw_key = key.encode() if key.__class__ is str else self._checked_key(route, key)
-        payload = route.encode(value) if value is not None else None
-        if payload is None and not route.compacted:
-            raise UsageError(f"value=None is a tombstone, and {topic!r} is not compacted: pass a value")
+        raw_key = key.encode() if key.__class__ is str else route.key_bytes(key)
+        payload = route.encode(value) if value is not None else route.payload(value)
         envelope = self._envelope
         number = next(envelope.numbers)
         if headers is None and id is None and time is None and traceparent is None:
@@ -298,16 +295,5 @@ class EventProducer:
 
     def _open_route(self, topic: str) -> Route:
         """The way to a topic, made at its first use."""
-        spec = self._catalogue.topic(topic)
-        encode = event_encoder(self._codec, topic)
-        route = Route(self._client, topic, encode, compacted="compact" in spec.cleanup)
+        route = Route(self._client, self._catalogue.topic(topic), self._codec)
         return self._routes.setdefault(topic, route)
-
-    def _checked_key(self, route: Route, key: str | bytes | None) -> bytes | None:
-        if isinstance(key, str):
-            return key.encode()
-        if key is None and route.compacted:
-            raise UsageError(f"{route.topic!r} is compacted and keeps the newest value of each key: pass key=")
-        if key is None or isinstance(key, bytes):
-            return key
-        raise UsageError(f"key={key!r} must be a str or bytes: pass e.g. str(key)")

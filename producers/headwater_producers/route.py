@@ -1,4 +1,4 @@
-"""A topic as a producer sees it: how to encode its values, the header that never changes, and what has happened."""
+"""A topic on its way to the broker: its contract, and what has become of its records."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 from confluent_kafka import KafkaError
 
 from headwater_producers.border import translate
+from headwater_producers.contract import Contract
 from headwater_producers.metrics import ACK_SECONDS, RECORDS, RecordOutcome
-from headwater_schemas.codec import Encoder
+from headwater_schemas.catalogue import TopicSpec
+from headwater_schemas.codec import Codec
 from headwater_schemas.errors import HeadwaterError
-from headwater_schemas.wire import CE_TYPE
 
 if TYPE_CHECKING:
     from headwater_producers.client import Client
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Route"]
 
 
-class Route:
+class Route(Contract):
     """One topic of one client. ``acked`` and ``last_acked`` are written by deliveries, emptied after each poll.
 
     ``orphaned``: this is a forked child, and the client that knew of its deliveries stayed in the parent.
@@ -29,33 +30,26 @@ class Route:
         "_acked_total",
         "_failed_total",
         "acked",
-        "ce_type",
         "client",
-        "compacted",
-        "encode",
         "failed_so_far",
         "failures",
         "last_acked",
         "orphaned",
-        "topic",
     )
 
-    def __init__(self, client: Client, topic: str, encode: Encoder, *, compacted: bool) -> None:
+    def __init__(self, client: Client, spec: TopicSpec, codec: Codec) -> None:
+        super().__init__(spec, codec)
         self.client = client
-        self.topic = topic
-        self.encode = encode
-        self.compacted = compacted
         self.orphaned = False
-        self.ce_type = (CE_TYPE, topic)
         self.acked = 0
         self.failed_so_far = 0
         self.failures: list[HeadwaterError] = []
         self.last_acked: Any = None
         acked: RecordOutcome = "acked"
         failed: RecordOutcome = "failed"
-        self._acked_total = RECORDS.labels(topic, acked)
-        self._failed_total = RECORDS.labels(topic, failed)
-        self._ack_seconds = ACK_SECONDS.labels(topic)
+        self._acked_total = RECORDS.labels(spec.name, acked)
+        self._failed_total = RECORDS.labels(spec.name, failed)
+        self._ack_seconds = ACK_SECONDS.labels(spec.name)
 
     def failed(self, error: KafkaError) -> HeadwaterError:
         """The error of a record that failed, taken down for the next ``report``."""

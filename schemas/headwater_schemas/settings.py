@@ -112,6 +112,12 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("HEADWATER_PRODUCER_DELIVERY_TIMEOUT", "2m", "How long one record may take until it is acknowledged."),
     Setting("HEADWATER_PRODUCER_LINGER", "5ms", "How long a record may wait for others to share its batch."),
     Setting("HEADWATER_PRODUCER_COMPRESSION", "lz4", "none, gzip, snappy, lz4 or zstd."),
+    # Outbox
+    Setting("HEADWATER_OUTBOX_URL", None, "SQLAlchemy URL of the outbox's database, for the relay.", secret=True),
+    Setting("HEADWATER_OUTBOX_BATCH", "1000", "How many events the relay sends in one transaction."),
+    Setting("HEADWATER_OUTBOX_POLL", "1s", "How often the relay looks when nothing notifies it."),
+    Setting("HEADWATER_OUTBOX_KEEP", "0s", "How long sent events stay in the outbox; 0 deletes them as they are sent."),
+    Setting("HEADWATER_OUTBOX_HTTP", "127.0.0.1:6068", "host:port of /livez, /readyz and /metrics of the relay."),
     # Streams worker
     Setting("HEADWATER_WORKER_ID", None, "Stable name of this worker: its static group member id."),
     Setting("HEADWATER_WORKER_DRAIN", "25s", "How long a stopping or revoked worker may finish records in flight."),

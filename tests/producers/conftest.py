@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from headwater_ops.stack import Stack
 from headwater_producers import EventProducer
 from headwater_schemas.catalogue import Catalogue, TopicSpec
 from headwater_schemas.errors import BrokerUnavailable
 from headwater_schemas.registry import LocalRegistry
+from producers.broker import Broker
 from producers.orders import NOWHERE, MakeProducer, catalogue_of, create_topic, settings_for
 
 
@@ -59,3 +61,11 @@ def producer(make_producer: MakeProducer, bootstrap: str) -> EventProducer:
 def nowhere(make_producer: MakeProducer) -> EventProducer:
     """A producer whose broker is down."""
     return make_producer(NOWHERE)
+
+
+@pytest.fixture
+def broker(stack: Stack) -> Iterator[Broker]:
+    """The broker of the run; thawed and running again after the test."""
+    broker = Broker(stack)
+    yield broker
+    broker.thaw()

@@ -8,13 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from prometheus_client import REGISTRY
 
-from headwater_ops.stack import Stack
 from headwater_producers import Block, Delivery, EventProducer, ProducerSettings, Spool, SpoolUnavailable
 from headwater_producers.spool.slot import Slot
 from headwater_schemas.errors import InvalidValue, Overloaded, SettingError
@@ -34,14 +33,6 @@ def spooling(make_producer: MakeProducer, tmp_path: Path) -> Callable[..., Event
         return make_producer(bootstrap, back_pressure=policy, **more)
 
     return make
-
-
-@pytest.fixture
-def broker(stack: Stack) -> Iterator[Broker]:
-    """The broker of the run; thawed and running again after the test."""
-    broker = Broker(stack)
-    yield broker
-    broker.thaw()
 
 
 def amounts(bootstrap: str, topic: str) -> dict[bytes, list[int]]:
