@@ -25,7 +25,7 @@ from headwater_tasks.history import TaskHistory, Transition
 from headwater_tasks.index import TaskIndex, check_cursor, place_id
 from headwater_tasks.metrics import submitted as count_submitted
 from headwater_tasks.names import check_type, task_id
-from headwater_tasks.state import TERMINAL, pending
+from headwater_tasks.state import MAX_RUN, TERMINAL, pending
 from headwater_tasks.submissions import read_submission
 from headwater_tasks.view import task_view
 
@@ -346,6 +346,8 @@ class TaskClient:
             raise TaskConflict(
                 f"task {task.id} is {task.state}: only FAILED, DEAD, CANCELLED and EXPIRED ones run again"
             )
+        if task.run == MAX_RUN:
+            raise TaskConflict(f"task {task.id} has run {MAX_RUN} times: submit it anew")
         submission = read_submission(self._kafka, self.codec, task)
         return msgspec.structs.replace(
             submission, run=task.run + 1, submitted_at=instant(self._clock.time()), due_at=None, deadline=None

@@ -25,6 +25,7 @@ from headwater_schemas.errors import UsageError
 from headwater_schemas.events import Task, TaskState, TaskSubmitted
 
 __all__ = [
+    "MAX_RUN",
     "TERMINAL",
     "Cancelled",
     "Died",
@@ -45,8 +46,12 @@ TERMINAL: Final = frozenset(
     {TaskState.SUCCEEDED, TaskState.FAILED, TaskState.DEAD, TaskState.CANCELLED, TaskState.EXPIRED}
 )
 
-_LAST_ATTEMPT: Final = 2**16 - 1
-_LAST_STEP: Final = 2**32 - 1
+MAX_RUN: Final = 2**12 - 1
+_ATTEMPT_BITS: Final = 15
+_STEP_BITS: Final = 36
+_LAST_ATTEMPT: Final = 2**_ATTEMPT_BITS - 1
+_LAST_STEP: Final = 2**_STEP_BITS - 1
+"""Steps are milliseconds since the submission: more than two years of them."""
 
 
 class IllegalTransition(UsageError):
@@ -183,9 +188,10 @@ def version(task: Task) -> int:
     cannot change a task that has ended.
     """
     if task.state in TERMINAL:
-        return (task.run << 48) | (_LAST_ATTEMPT << 32)
-    step = _LAST_STEP if task.state is TaskState.RETRY_WAIT else task.step
-    return (task.run << 48) | (task.attempt << 32) | step
+        attempt, step = _LAST_ATTEMPT, 0
+    else:
+        attempt, step = task.attempt, _LAST_STEP if task.state is TaskState.RETRY_WAIT else task.step
+    return ((task.run << _ATTEMPT_BITS | attempt) << _STEP_BITS) | step
 
 
 def _must_run(task: Task, event: Event) -> None:

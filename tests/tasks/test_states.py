@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headwater_schemas.events import Task, TaskState, TaskSubmitted
@@ -81,7 +81,7 @@ def test_every_pair_of_state_and_event_is_decided(state: str, event: str) -> Non
         assert advance(task, EVENTS[event]).state == wanted
 
 
-moments = st.datetimes(datetime(2025, 12, 31), datetime(2026, 3, 1)).map(lambda at: at.replace(tzinfo=UTC))
+moments = st.datetimes(datetime(2025, 12, 31), datetime(2027, 12, 1)).map(lambda at: at.replace(tzinfo=UTC))
 events = st.one_of(
     st.builds(Started, moments, st.integers(1, 5), st.just("w")),
     st.builds(Progressed, moments, st.floats(0, 1), st.none()),
@@ -94,6 +94,7 @@ events = st.one_of(
 )
 
 
+@settings(max_examples=100, deadline=None)
 @given(st.lists(events, max_size=30))
 def test_whatever_happens_versions_grow_and_what_has_ended_stays(happening: list[Event]) -> None:
     """Clocks that jump back and forth included."""
@@ -108,6 +109,7 @@ def test_whatever_happens_versions_grow_and_what_has_ended_stays(happening: list
         task = after
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(events, max_size=20), st.lists(events, max_size=20))
 def test_a_later_run_is_above_everything_of_an_earlier_one(first: list[Event], second: list[Event]) -> None:
     def last(run: int, happening: list[Event]) -> Task:
