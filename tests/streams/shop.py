@@ -84,7 +84,8 @@ class Shop:
         app.finalize()
         await app.start()
         try:
-            await until(lambda: app.pool is not None and bool(app.consumer.group.assignment) and app.pool.ready)
+            consumer: Any = app.consumer
+            await until(lambda: app.pool is not None and bool(consumer.group.assignment) and app.pool.ready)
             yield seen
         finally:
             await app.stop()

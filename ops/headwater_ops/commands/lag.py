@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -49,29 +48,36 @@ def command(
     groups = read_lag(Log(KafkaSettings.from_env(env)), None if group is None else [group])
     if as_json:
         print_json(groups)
-    else:
-        print_table(
-            ("group", "topic", "partition", "committed", "end", "lag", "waiting", "behind", "expired"),
-            _rows(groups),
-        )
+    elif not groups:
+        typer.echo("no group has committed anything yet")
+    for shown in () if as_json else groups:
+        _print(shown)
 
 
-def _rows(groups: list[GroupLag]) -> Iterator[tuple[object, ...]]:
-    for group in groups:
-        name = f"{group.group} ({group.state}, {group.members} members)"
-        if not group.partitions:
-            yield (name, "never committed", *[None] * 7)
-        for lag in group.partitions:
-            backlog = lag.kind == "backlog"
-            yield (
-                name,
+def _print(group: GroupLag) -> None:
+    backlog = [lag for lag in group.partitions if lag.kind == "backlog"]
+    behind = max((lag.seconds for lag in backlog), default=0.0)
+    waiting = group.total("retry") + group.total("parked")
+    typer.echo(
+        f"{group.group}: {group.state}, {group.members} members, {group.total('backlog')} records behind "
+        f"({behind:.1f} s), {waiting} waiting to be retried"
+    )
+    if not group.partitions:
+        typer.echo("    never committed anything\n")
+        return
+    print_table(
+        ("topic", "partition", "kind", "records", "seconds", "committed", "end", "expired"),
+        [
+            (
                 lag.topic,
                 lag.partition,
+                lag.kind,
+                lag.records,
+                f"{lag.seconds:.1f}",
                 lag.committed,
                 lag.end,
-                lag.records if backlog else None,
-                None if backlog else lag.records,
-                f"{lag.seconds:.1f} s" if lag.records else None,
                 lag.expired or None,
             )
-            name = ""
+            for lag in group.partitions
+        ],
+    )

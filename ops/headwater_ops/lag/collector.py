@@ -20,6 +20,8 @@ from headwater_ops.lag.reading import GroupLag, PartitionLag, read_lag
 from headwater_ops.lag.status import Observation, judge
 from headwater_schemas.clock import Clock, SystemClock
 from headwater_schemas.errors import HeadwaterError
+from headwater_streams.deadletters.audit import Ledger
+from headwater_streams.deadletters.standing import SUFFIX, Standing, standing
 from headwater_streams.transport.log import Log
 
 __all__ = ["LagCollector", "MetricName"]
@@ -36,6 +38,8 @@ MetricName = Literal[
     "headwater_consumer_records_expired_total",  # deleted before they were read: lost to the group
     "headwater_records_parked",  # records that wait in retry tiers and parking logs; label: kind=retry|parked
     "headwater_retry_overdue_seconds",  # how long the first record of a retry tier is past its due time
+    "headwater_dead_letters",  # open ones: neither redriven nor edited; labels: topic (the dead-letter topic), group
+    "headwater_dead_letter_oldest_seconds",  # since the oldest of them died; absent when there is none
     "headwater_topic_start_offset",
     "headwater_topic_end_offset",
     "headwater_lag_collector_last_success_timestamp_seconds",
@@ -50,15 +54,18 @@ class LagCollector(Collector):
 
     Args:
         log: the brokers.
+        ledger: what operators did to dead letters; ``None`` leaves dead letters out.
         looks: how many looks make the window of ``judge``.
         clock: for ages; only tests pass another than the system's.
     """
 
-    def __init__(self, log: Log, *, looks: int = 30, clock: Clock | None = None) -> None:
+    def __init__(self, log: Log, ledger: Ledger | None = None, *, looks: int = 30, clock: Clock | None = None) -> None:
         self._log = log
+        self._ledger = ledger
         self._looks = looks
         self._clock = clock or SystemClock()
         self._groups: list[GroupLag] = []
+        self._dead: list[Standing] = []
         self._windows: dict[tuple[str, TP], deque[Observation]] = {}
         self._expired = _Expired()
         self._errors = 0
@@ -73,12 +80,13 @@ class LagCollector(Collector):
         """Ask the brokers once. Blocks. A failure is counted and logged; what was seen before is shown on."""
         failed: list[HeadwaterError] = []
         try:
-            groups = read_lag(self._log, clock=self._clock, failed=failed)
+            self._remember(read_lag(self._log, clock=self._clock, failed=failed))
+            self._succeeded_at = self._clock.time()
+            if self._ledger is not None:  # afterwards: it needs the registry, and lag is known without
+                self._ledger.refresh()
+                self._dead = standing(self._log, self._ledger)
         except HeadwaterError as exc:
             failed.append(exc)
-        else:
-            self._remember(groups)
-            self._succeeded_at = self._clock.time()
         self._errors += len(failed)
         for error in failed:
             logger.warning("%s", error)
@@ -104,6 +112,7 @@ class LagCollector(Collector):
         """The samples of the last look."""
         yield from self._lags()
         yield from self._waits()
+        yield from self._dead_letters()
         yield from self._members()
         yield from self._own()
 
@@ -132,6 +141,19 @@ class LagCollector(Collector):
             if lag.kind == "retry":
                 overdue.add_metric(names, lag.seconds)
         yield from (parked, overdue)
+
+    def _dead_letters(self) -> Iterator[Metric]:
+        labels = ["topic", "group"]
+        count = _gauge("headwater_dead_letters", "Dead letters that nobody has sent back.", labels)
+        oldest = _gauge("headwater_dead_letter_oldest_seconds", "Since the oldest of them died.", labels)
+        known = sorted((group.group for group in self._groups), key=len)
+        for found in self._dead:
+            # An empty topic does not say whose it is; its name does, the longest group that fits.
+            group = found.group or next((g for g in reversed(known) if found.topic.endswith(f".{g}{SUFFIX}")), "")
+            count.add_metric([found.topic, group], found.open)
+            if found.oldest is not None:
+                oldest.add_metric([found.topic, group], max(0.0, self._clock.time() - found.oldest))
+        yield from (count, oldest)
 
     def _members(self) -> Iterator[Metric]:
         members = _gauge("headwater_consumer_group_members", "Members of the group.", ["group"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from headwater_schemas.errors import BrokerUnavailable, HeadwaterError, UsageErr
 from headwater_streams.handlers.failure import header
 from headwater_streams.handlers.message import Message
 from headwater_streams.transport.errors import kafka_error, translate
-from headwater_streams.transport.log import Log
+from headwater_streams.transport.log import Log, Span
 
 __all__ = ["GroupLag", "Kind", "PartitionLag", "read_lag"]
 
@@ -105,22 +105,43 @@ def read_lag(
     topics = log.topics()
     wanted = {tp for group in read for tp in group.committed if tp.partition < topics.get(tp.topic, 0)}
     starts, ends = log.starts(wanted), log.ends(wanted)
+    first = _first_unread(log, [_unread(group, starts, ends) for group in read])
     now = (clock or SystemClock()).time()
-    return [_group_lag(log, group, starts, ends, now) for group in read]
+    return [_group_lag(group, starts, ends, first, now) for group in read]
 
 
-def _group_lag(log: Log, group: _Group, starts: dict[TP, int], ends: dict[TP, int], now: float) -> GroupLag:
-    unread = {
-        tp: (max(offset, starts[tp]), ends[tp])
-        for tp, offset in group.committed.items()
-        if tp in ends and max(offset, starts[tp]) < ends[tp]
-    }
-    first = log.first(unread)
+def _unread(group: _Group, starts: Mapping[TP, int], ends: Mapping[TP, int]) -> dict[TP, Span]:
+    """What the group has still to read."""
+    spans = {tp: (max(offset, starts[tp]), ends[tp]) for tp, offset in group.committed.items() if tp in ends}
+    return {tp: span for tp, span in spans.items() if span[0] < span[1]}
+
+
+def _first_unread(log: Log, unread: Iterable[Mapping[TP, Span]]) -> dict[tuple[TP, int], Message]:
+    """The first record from each of these offsets on. Groups that stand at the same offset share a fetch."""
+    wanted: dict[TP, dict[int, Span]] = {}
+    for spans in unread:
+        for tp, span in spans.items():
+            wanted.setdefault(tp, {})[span[0]] = span
+    found: dict[tuple[TP, int], Message] = {}
+    while wanted:  # one offset of each partition at a time: a consumer can stand at one only
+        share = {tp: spans.pop(next(iter(spans))) for tp, spans in wanted.items()}
+        found |= {(tp, share[tp][0]): message for tp, message in log.first(share).items()}
+        wanted = {tp: spans for tp, spans in wanted.items() if spans}
+    return found
+
+
+def _group_lag(
+    group: _Group,
+    starts: Mapping[TP, int],
+    ends: Mapping[TP, int],
+    first: Mapping[tuple[TP, int], Message],
+    now: float,
+) -> GroupLag:
     partitions = []
     for tp in sorted(tp for tp in group.committed if tp in ends):
         committed, start, end = group.committed[tp], starts[tp], ends[tp]
         kind = _kind(tp.topic, group.name)
-        message = first.get(tp)
+        message = first.get((tp, max(committed, start)))
         partitions.append(
             PartitionLag(
                 topic=tp.topic,

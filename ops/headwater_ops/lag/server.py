@@ -9,7 +9,9 @@ import signal
 from prometheus_client import REGISTRY
 
 from headwater_ops.lag.collector import LagCollector
+from headwater_schemas.registry import Registry
 from headwater_schemas.settings import Environment, KafkaSettings
+from headwater_streams.deadletters.audit import Ledger
 from headwater_streams.status import StatusServer
 from headwater_streams.transport.log import Log
 
@@ -37,7 +39,8 @@ def serve(env: Environment, interval: float) -> None:
 
 
 async def _serve(env: Environment, interval: float) -> None:
-    collector = LagCollector(Log(KafkaSettings.from_env(env)), looks=max(3, round(_WINDOW / interval)))
+    log, registry = Log(KafkaSettings.from_env(env)), Registry.from_env(env)
+    collector = LagCollector(log, Ledger(log, registry), looks=max(3, round(_WINDOW / interval)))
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
@@ -64,4 +67,5 @@ async def _serve(env: Environment, interval: float) -> None:
                 continue
     finally:
         REGISTRY.unregister(collector)
+        registry.close()
         await server.close()

@@ -17,6 +17,7 @@ from headwater_streams.deadletters.mover import TakenOver
 from headwater_streams.deadletters.purge import PurgeReport
 from headwater_streams.deadletters.redrive import NotRedrivable, RedriveReport
 from headwater_streams.deadletters.selection import Kind, Selection
+from headwater_streams.deadletters.standing import Standing, standing
 
 __all__ = [
     "AUDIT_TOPIC",
@@ -29,6 +30,8 @@ __all__ = [
     "PurgeReport",
     "RedriveReport",
     "Selection",
+    "Standing",
     "TakenOver",
     "Verdict",
+    "standing",
 ]

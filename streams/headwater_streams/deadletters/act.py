@@ -14,7 +14,6 @@ from typing import Self
 from headwater_producers.envelope import Envelope
 from headwater_schemas import wire
 from headwater_schemas.clock import Clock
-from headwater_schemas.codec import Codec
 from headwater_schemas.events import ActedRecord, OperatorAction
 from headwater_schemas.settings import KafkaSettings
 from headwater_schemas.topics import apply, plan
@@ -32,14 +31,12 @@ class Desk:
     """What all acts share.
 
     Args:
-        audit: the codec of the audit's entries.
         ledger: what was done before.
         actor: who acts.
     """
 
     kafka: KafkaSettings
     log: Log
-    audit: Codec
     ledger: Ledger
     clock: Clock
     actor: str
@@ -83,7 +80,7 @@ class Act:
             return
         desk = self.desk
         if not self._movers and AUDIT_TOPIC not in desk.log.topics():
-            apply(plan([desk.audit.catalogue.topic(AUDIT_TOPIC)], desk.log.admin), desk.log.admin)
+            apply(plan([desk.ledger.codec.catalogue.topic(AUDIT_TOPIC)], desk.log.admin), desk.log.admin)
         self._movers[topic] = Mover(desk.kafka, topic)
         desk.ledger.refresh()
 
@@ -119,7 +116,7 @@ class Act:
             changed=list(self.changed),
             records=records,
         )
-        return Move(AUDIT_TOPIC, 0, topic.encode(), desk.audit.encoder(AUDIT_TOPIC)(entry), self._headers())
+        return Move(AUDIT_TOPIC, 0, topic.encode(), desk.ledger.codec.encoder(AUDIT_TOPIC)(entry), self._headers())
 
     def _headers(self) -> Headers:
         envelope = Envelope(f"headwater-dlq/{self.desk.actor}", self.desk.clock)

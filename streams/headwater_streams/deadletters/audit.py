@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from time import monotonic, sleep
 
 from faust.types import TP
 
+from headwater_schemas.catalogue import PACKAGE_FOLDER, Catalogue
 from headwater_schemas.codec import Codec
 from headwater_schemas.errors import BrokerUnavailable
 from headwater_schemas.events import OperatorAction
+from headwater_schemas.registry import SchemaRegistry
 from headwater_streams.deadletters.letter import LetterId
 from headwater_streams.transport.log import Log
 
@@ -28,14 +29,16 @@ class Ledger:
 
     Args:
         log: the brokers.
-        codec: decodes the entries.
-        on_entry: called with each entry that is read.
+        registry: has the schemas of the entries.
+
+    Attributes:
+        codec: reads and writes entries. Their contract is ours: it need not be in the catalogue of the letters' topics.
     """
 
-    def __init__(self, log: Log, codec: Codec, on_entry: Callable[[OperatorAction], None] | None = None) -> None:
+    def __init__(self, log: Log, registry: SchemaRegistry) -> None:
+        self.codec = Codec(Catalogue.load(PACKAGE_FOLDER), registry)
         self._log = log
-        self._decode = codec.decoder(AUDIT_TOPIC, OperatorAction)
-        self._on_entry = on_entry
+        self._decode = self.codec.decoder(AUDIT_TOPIC, OperatorAction)
         self._read: dict[TP, int] = {}
         self._handled: dict[TP, set[int]] = {}
 
@@ -68,13 +71,16 @@ class Ledger:
         if entry.action in (REDRIVE, EDIT):
             for record in entry.records:
                 self._handled.setdefault(TP(entry.topic, record.partition), set()).add(record.offset)
-        if self._on_entry is not None:
-            self._on_entry(entry)
 
     def is_handled(self, letter: LetterId) -> bool:
         """Whether it was redriven or edited."""
         return letter.offset in self._handled.get(TP(letter.topic, letter.partition), ())
 
-    def handled(self, tp: TP) -> set[int]:
-        """The offsets that were, of one partition."""
-        return self._handled.get(tp, set())
+    def count(self, tp: TP, start: int, end: int) -> int:
+        """How many letters of a span of offsets were."""
+        return sum(start <= offset < end for offset in self._handled.get(tp, ()))
+
+    def first_open(self, tp: TP, start: int, end: int) -> int:
+        """The first offset of a span that was not; ``end`` when all were."""
+        handled = self._handled.get(tp, ())
+        return next((offset for offset in range(start, end) if offset not in handled), end)

@@ -10,7 +10,6 @@ from typing import Any, Self
 
 from faust.types import TP
 
-from headwater_schemas.catalogue import PACKAGE_FOLDER, Catalogue
 from headwater_schemas.clock import Clock, SystemClock
 from headwater_schemas.codec import Codec
 from headwater_schemas.errors import UnknownTopic, UsageError
@@ -27,12 +26,11 @@ from headwater_streams.deadletters.redrive import (
     target_of,
 )
 from headwater_streams.deadletters.selection import Kind, Selection, kinds
+from headwater_streams.deadletters.standing import SUFFIX, Standing, standing
 from headwater_streams.readable import readable_value
 from headwater_streams.transport.log import Log, Span
 
 __all__ = ["DeadLetters"]
-
-_SUFFIX = ".dlt"
 
 
 class DeadLetters:
@@ -60,10 +58,8 @@ class DeadLetters:
         self._sleep = sleep
         self._log = Log(kafka)
         self._decode = codec.decoder()
-        # The audit's contract is ours, so it need not be in the catalogue that the caller's topics are in.
-        audit = Codec(Catalogue.load(PACKAGE_FOLDER), codec.registry)
-        self._ledger = Ledger(self._log, audit)
-        self._desk = Desk(kafka, self._log, audit, self._ledger, clock or SystemClock(), actor or default_actor())
+        self._ledger = Ledger(self._log, codec.registry)
+        self._desk = Desk(kafka, self._log, self._ledger, clock or SystemClock(), actor or default_actor())
 
     @classmethod
     def from_env(cls, env: Environment | None = None, *, actor: str | None = None) -> Self:
@@ -95,7 +91,16 @@ class DeadLetters:
 
     def topics(self) -> list[str]:
         """The dead-letter topics of the cluster, by their names."""
-        return sorted(name for name in self._log.topics() if name.endswith(_SUFFIX))
+        return sorted(name for name in self._log.topics() if name.endswith(SUFFIX))
+
+    def standing(self) -> list[Standing]:
+        """How many letters each topic has that wait for somebody, and since when. Does not read them.
+
+        Raises:
+            Unavailable: brokers or registry do not answer.
+        """
+        self._ledger.refresh()
+        return standing(self._log, self._ledger)
 
     def letters(self, selection: Selection | None = None) -> Iterator[tuple[DeadLetter, bool]]:
         """The selected letters that stand there now, each with whether it is open: neither redriven nor edited.

@@ -39,7 +39,7 @@ def survey(log: Log, ledger: Ledger, topic: str, what: What, *, dry_run: bool) -
     partitions = log.partitions(topic)
     starts = log.starts(partitions)
     cuts = _cuts(log, ledger, starts, what)
-    handled = sum(starts[tp] <= offset < cut for tp, cut in cuts.items() for offset in ledger.handled(tp))
+    handled = sum(ledger.count(tp, starts[tp], cut) for tp, cut in cuts.items())
     count = sum(cut - starts[tp] for tp, cut in cuts.items())
     before = {tp.partition: cut for tp, cut in cuts.items() if cut > starts[tp]}
     return PurgeReport(topic, dry_run, before, count, count - handled)
@@ -51,11 +51,7 @@ def _cuts(log: Log, ledger: Ledger, starts: Mapping[TP, int], what: What) -> dic
     ends = log.ends(starts)
     if what == "all":
         return ends
-    return {tp: _first_open(ledger.handled(tp), starts[tp], ends[tp]) for tp in starts}
-
-
-def _first_open(handled: set[int], start: int, end: int) -> int:
-    return next((offset for offset in range(start, end) if offset not in handled), end)
+    return {tp: ledger.first_open(tp, starts[tp], ends[tp]) for tp in starts}
 
 
 def carry_out(act: Act, report: PurgeReport) -> None:

@@ -33,6 +33,8 @@ Span = tuple[int, int]
 _ANSWER = 15.0  # seconds that the brokers may take for one answer
 _BATCH = 2_000
 _WAIT = 0.2  # seconds for the first record of a batch
+_TO_THE_END = {"fetch.wait.max.ms": 10}  # librdkafka's 500 ms is how long the end of a partition would take to show
+_LITTLE = {"fetch.message.max.bytes": 1024, "queued.min.messages": 1, "fetch.queue.backoff.ms": 10}
 _Spec: Any = OffsetSpec  # its methods carry no types
 
 
@@ -100,7 +102,7 @@ class Log:
         unfinished = {tp: end for tp, (start, end) in spans.items() if start < end}
         if not unfinished:
             return
-        consumer = self._consumer({tp: spans[tp][0] for tp in unfinished})
+        consumer = self._consumer({tp: spans[tp][0] for tp in unfinished}, _TO_THE_END)
         try:
             yield from self._through(consumer, unfinished)
         finally:
@@ -138,7 +140,7 @@ class Log:
         if not unfinished:
             return found
         starts = {tp: spans[tp][0] for tp in unfinished}
-        consumer = self._consumer(starts, {"fetch.message.max.bytes": 1024, "queued.min.messages": 1})
+        consumer = self._consumer(starts, _TO_THE_END | _LITTLE)
         try:
             for message in self._through(consumer, unfinished):
                 tp = TP(message.topic(), message.partition())
@@ -167,7 +169,7 @@ class Log:
 
     def follow(self, starts: Mapping[TP, int]) -> Iterator[Message]:
         """Every record from these offsets on, and those to come. Does not end."""
-        consumer = self._consumer(starts)
+        consumer = self._consumer(starts, {})
         try:
             while True:
                 for message in _fetched(consumer):
@@ -176,7 +178,7 @@ class Log:
         finally:
             consumer.close()
 
-    def _consumer(self, starts: Mapping[TP, int], overrides: Mapping[str, int] | None = None) -> Consumer:
+    def _consumer(self, starts: Mapping[TP, int], overrides: Mapping[str, int]) -> Consumer:
         consumer = Consumer(
             {
                 **self._kafka.client_config(),
@@ -185,7 +187,7 @@ class Log:
                 "auto.offset.reset": "earliest",
                 "enable.partition.eof": True,
                 "max.poll.interval.ms": 86_400_000,  # a slow reader of a log disturbs nobody
-                **(overrides or {}),
+                **overrides,
             }
         )
         consumer.assign([TopicPartition(tp.topic, tp.partition, offset) for tp, offset in starts.items()])
