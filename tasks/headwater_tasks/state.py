@@ -147,7 +147,8 @@ def advance(task: Task, event: Event) -> Task:
         raise IllegalTransition(f"task {task.id} is {task.state}: nothing but a retry by hand leaves that")
     match event:
         case Started(at, attempt, worker):
-            if not task.attempt <= attempt < _LAST_ATTEMPT:
+            first = task.attempt + 1 if task.state is TaskState.RETRY_WAIT else task.attempt
+            if not first <= attempt < _LAST_ATTEMPT:
                 raise IllegalTransition(f"task {task.id} is at attempt {task.attempt}: {attempt} cannot begin")
             return replace(
                 task,
