@@ -10,6 +10,7 @@ import pytest
 
 from headwater_ops.stack import Stack
 from headwater_producers import EventProducer
+from headwater_producers.outbox import Outbox
 from headwater_schemas.catalogue import Catalogue, TopicSpec
 from headwater_schemas.errors import BrokerUnavailable
 from headwater_schemas.registry import LocalRegistry
@@ -69,3 +70,9 @@ def broker(stack: Stack) -> Iterator[Broker]:
     broker = Broker(stack)
     yield broker
     broker.thaw()
+
+
+@pytest.fixture
+def outbox(catalogue: Catalogue) -> Outbox:
+    """An outbox with a registry in memory."""
+    return Outbox(catalogue, LocalRegistry(), source="orders-service")

@@ -30,7 +30,6 @@ from headwater_producers.outbox.table import OutboxLane
 from headwater_schemas.catalogue import Catalogue
 from headwater_schemas.errors import BrokerUnavailable, InvalidValue, SettingError, UnknownTopic, UsageError
 from headwater_schemas.partitioner import partition_for
-from headwater_schemas.registry import LocalRegistry
 from headwater_schemas.settings import Environment
 from producers.broker import Broker
 from producers.orders import NOWHERE, PARTITIONS, SCHEMA, alter_topic, create_topic, order, read_all, settings_for
@@ -83,11 +82,6 @@ def engine(url: str) -> Iterator[Engine]:
     create_outbox(engine)
     yield engine
     engine.dispose()
-
-
-@pytest.fixture
-def outbox(catalogue: Catalogue) -> Outbox:
-    return Outbox(catalogue, LocalRegistry(), source="orders-service")
 
 
 @pytest.fixture

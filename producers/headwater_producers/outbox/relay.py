@@ -28,7 +28,7 @@ from headwater_schemas.errors import BrokerUnavailable, HeadwaterError, SettingE
 from headwater_schemas.settings import Environment
 from headwater_schemas.wire import CE_ID
 
-__all__ = ["Relay", "RelaySettings"]
+__all__ = ["Relay", "RelaySettings", "make_engine"]
 
 _PATIENCE_SECONDS: Final = 15.0
 _BACKLOG_SECONDS: Final = 5.0
@@ -97,7 +97,7 @@ class Relay:
 
     def __init__(self, settings: RelaySettings, producer: ProducerSettings, *, engine: Engine | None = None) -> None:
         self._settings = settings
-        self._engine = engine or _engine(settings.url)
+        self._engine = engine or make_engine(settings.url)
         self._batches = Batches(self._engine, size=settings.batch, keep=settings.keep > 0)
         self._alarm = Alarm(self._engine, poll=settings.poll)
         # Records are never given up on the way: the relay itself decides, for a whole batch.
@@ -108,6 +108,8 @@ class Relay:
         self._looked = 0.0
         self.last_turn = time.monotonic()
         """When the loop last turned; of the monotonic clock."""
+        self.trouble: str | None = "the outbox was not looked at yet"
+        """What keeps the relay from its work, if anything does."""
 
     @classmethod
     def from_env(cls, env: Environment | None = None) -> Self:
@@ -135,8 +137,9 @@ class Relay:
                 self._look()
                 if not self.relay_once():
                     self._alarm.wait(stop)
-                pause = 0.0
+                pause, self.trouble = 0.0, None
             except Unavailable as exc:
+                self.trouble = str(exc)
                 pause = min(_LONGEST_PAUSE, 2 * pause or 0.5)
                 _log.warning("%s; trying again in %g s", exc, pause)
                 stop.wait(pause)
@@ -232,7 +235,12 @@ def _observe(rows: list[Row], outcomes: dict[int, HeadwaterError | None]) -> Non
             OUTBOX_RELAY_SECONDS.labels(row.topic).observe(max(0.0, (now - row.created_at).total_seconds()))
 
 
-def _engine(url: str) -> Engine:
+def make_engine(url: str) -> Engine:
+    """The database of a ``HEADWATER_OUTBOX_URL``. Connects at first use.
+
+    Raises:
+        SettingError: the URL cannot be understood, or its driver is not installed.
+    """
     try:
         return create_engine(url, pool_pre_ping=True)
     except (ArgumentError, ImportError) as exc:
