@@ -73,12 +73,20 @@ def in_state(state: str) -> Task:
 def test_every_pair_of_state_and_event_is_decided(state: str, event: str) -> None:
     task = in_state(state)
     wanted = LEGAL.get(state, {}).get(event)
+    happening = Started(T0, task.attempt + 1, "w") if event == "Started" else EVENTS[event]
 
     if wanted is None:
         with pytest.raises(IllegalTransition):
-            advance(task, EVENTS[event])
+            advance(task, happening)
     else:
-        assert advance(task, EVENTS[event]).state == wanted
+        assert advance(task, happening).state == wanted
+
+
+def test_an_attempt_that_waits_for_its_retry_does_not_begin_again() -> None:
+    with pytest.raises(IllegalTransition, match="attempt 1: 1 cannot begin"):
+        advance(in_state("RETRY_WAIT"), Started(T0, 1, "w"))
+    with pytest.raises(IllegalTransition, match="attempt 1: 0 cannot begin"):
+        advance(in_state("RUNNING"), Started(T0, 0, "w"))
 
 
 moments = st.datetimes(datetime(2025, 12, 31), datetime(2027, 12, 1)).map(lambda at: at.replace(tzinfo=UTC))
