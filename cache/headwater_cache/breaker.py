@@ -27,6 +27,8 @@ class Breaker:
         self._clock = clock
         self._failures = failures
         self._cooldown = cooldown
+        self.calm = True
+        """Closed, and the last call was good: nothing to ask and nothing to tell."""
         self._bad = 0
         self._state: Literal["closed", "half-open", "open"] = "closed"
         self._probe_at = 0.0
@@ -52,8 +54,10 @@ class Breaker:
                 with self._lock:
                     self._bad = 0
                     self._move("closed")
+                    self.calm = True
             return
         with self._lock:
+            self.calm = False
             self._bad += 1
             if self._bad >= self._failures or self._state == "half-open":
                 self._move("open")

@@ -155,7 +155,7 @@ class EntityCache(Generic[V]):
             near = self._near.get(key)
             if near is not None:
                 return near.value
-        return self.read(key, min_version=min_version, max_staleness=max_staleness).value
+        return self._sync(self._read(key, min_version, max_staleness)).value
 
     async def aget(
         self, key: str, *, min_version: VersionToken | None = None, max_staleness: Duration | None = None
@@ -181,9 +181,11 @@ class EntityCache(Generic[V]):
 
     def _read(self, key: str, token: VersionToken | None, max_staleness: Duration | None) -> Step[Reading[V]]:
         limit = None if max_staleness is None else seconds(max_staleness)
-        near = self._near
-        if near is None or token is not None or limit is not None:
-            return (yield from self._reads.read(key, token, limit))
+        if self._near is None or token is not None or limit is not None:
+            return self._reads.read(key, token, limit)
+        return self._read_near(key, self._near)
+
+    def _read_near(self, key: str, near: NearCache[V]) -> Step[Reading[V]]:
         found = near.get(key)
         if found is not None:
             return found

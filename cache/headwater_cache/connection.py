@@ -71,12 +71,13 @@ class _Guard:
         Raises:
             CacheUnavailable: the breaker is open.
         """
-        if not self._breaker.allows():
+        if not self._breaker.calm and not self._breaker.allows():
             raise CacheUnavailable("Redis was down or too slow a moment ago, so it was not asked (circuit breaker)")
 
     def leave(self) -> None:
-        """The call was answered, or given up by its caller."""
-        self._breaker.record(True)
+        """The call was answered. (One that its caller gave up tells nothing.)"""
+        if not self._breaker.calm:
+            self._breaker.record(True)
 
     def failed(self, exc: Exception) -> Exception:
         """The error to raise for ``exc``: one of ours, but for a missing script, which ``steps.evaluate`` answers."""
@@ -99,9 +100,6 @@ class _SyncPort:
             reply = self._send(command)
         except _FAILURES as exc:
             raise self._guard.failed(exc) from exc
-        except BaseException:
-            self._guard.leave()
-            raise
         self._guard.leave()
         return reply
 
@@ -111,9 +109,6 @@ class _SyncPort:
             replies = self._pipeline(commands)
         except _FAILURES as exc:
             raise self._guard.failed(exc) from exc
-        except BaseException:
-            self._guard.leave()
-            raise
         self._guard.leave()
         return _translated_all(replies)
 
@@ -173,9 +168,6 @@ class _AsyncPort:
             reply = await call
         except _FAILURES as exc:
             raise self._guard.failed(exc) from exc
-        except BaseException:
-            self._guard.leave()
-            raise
         finally:
             self._free.release()
         self._guard.leave()

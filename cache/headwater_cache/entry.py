@@ -27,13 +27,15 @@ import msgspec
 from headwater_cache.versions import DOMAIN_WIDTH, Version
 from headwater_schemas.errors import NotDecodable
 
-__all__ = ["HEADER_SIZE", "NO_TAGS", "PREFIX_SIZE", "SEEN_SIZE", "Entry", "State", "pack", "unpack"]
+__all__ = ["HEADER_SIZE", "NO_TAGS", "PREFIX_SIZE", "SEEN_SIZE", "Entry", "State", "glance", "pack", "unpack"]
 
 State = Literal["V", "T", "N", "F"]
 
 _HEADER = struct.Struct(">1s1s8s30sQQQIIH")
 _FORMAT = b"1"
 HEADER_SIZE = _HEADER.size
+_TAIL = struct.Struct(">QQIIH")
+_TAIL_AT = HEADER_SIZE - _TAIL.size
 PREFIX_SIZE = 40
 SEEN_SIZE = 64
 """So much of an entry tells it from every other one its key ever had: state, domain, version and all stamps."""
@@ -109,6 +111,23 @@ def unpack(data: bytes) -> Entry:
         tags,
         data[end:],
     )
+
+
+def glance(data: bytes, domain: bytes) -> tuple[Version, int, int, int, int, bytes] | None:
+    """Version, soft and hard expiry, load time, schema id and payload of a plain value; ``None`` for anything else.
+
+    Most reads meet an untagged value of their own domain. This tells so at a third of the cost of ``unpack``.
+
+    Args:
+        data: an entry.
+        domain: the version domain, padded as it stands in entries.
+    """
+    if data[:2] != b"V1" or data[2:10] != domain or len(data) < HEADER_SIZE:
+        return None
+    soft, hard, load_ms, schema_id, tag_size = _TAIL.unpack_from(data, _TAIL_AT)
+    if tag_size:
+        return None
+    return Version(data[10:40].decode()), soft, hard, load_ms, schema_id, data[HEADER_SIZE:]
 
 
 _STATES: dict[bytes, State] = {b"V": "V", b"T": "T", b"N": "N", b"F": "F"}

@@ -15,7 +15,7 @@ from headwater_cache.flights import Abandoned, Flights
 from headwater_cache.scripts import RELEASE, SCRIPTS
 from headwater_cache.settings import CachePolicy
 from headwater_cache.steps import Ask, Batch, Join, Step
-from headwater_cache.versions import Version
+from headwater_cache.versions import DOMAIN_WIDTH, Version
 from headwater_schemas.clock import Clock
 from headwater_schemas.errors import NotPermitted, RecordTooLarge, UsageError
 
@@ -43,11 +43,13 @@ class Space:
     random: random.Random = field(default_factory=random.Random)
     epoch: int = 0
     prefix: str = ""
+    domain_bytes: bytes = b""
     checked: bool = False
     _look_at: float = 0.0
     _start: Flights[None] = field(default_factory=Flights)
 
     def __post_init__(self) -> None:
+        self.domain_bytes = self.domain.encode().ljust(DOMAIN_WIDTH)
         if not _NAME.fullmatch(self.name):
             raise UsageError(f"{self.name!r} is no cache name: pass 1 to 100 characters of A-Z a-z 0-9 . _ -")
         if self.mode not in ("view", "cache"):
