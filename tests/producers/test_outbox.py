@@ -386,6 +386,8 @@ def test_a_relay_waits_for_a_database_that_is_away(bootstrap: str, tmp_path: Pat
     relay = Relay(RelaySettings("postgresql+psycopg://nobody@127.0.0.1:1/nothing"), settings_for(bootstrap))
     with pytest.raises(OutboxUnavailable, match="does not answer"):
         relay.relay_once()
+    with running(relay):
+        eventually(lambda: "does not answer" in str(relay.trouble))
     relay.close()
 
 

@@ -128,11 +128,14 @@ class Relay:
             UsageError: there is no outbox in the database, or we may not use it.
         """
         pause = 0.0
-        with database_errors():
-            self._batches.ensure_lanes()
+        prepared = False
         while not stop.is_set():
             self.last_turn = time.monotonic()
             try:
+                if not prepared:
+                    with database_errors():
+                        self._batches.ensure_lanes()
+                    prepared = True
                 self._alarm.listen()
                 self._look()
                 if not self.relay_once():
