@@ -82,6 +82,7 @@ def _newest(log: Log, ends: dict[TP, int], count: int) -> list[Message]:
 def _positions(log: Log, partitions: list[TP], start: str) -> dict[TP, int]:
     """The offset that each partition is read from."""
     from headwater_ops.times import moment
+    from headwater_schemas.errors import UsageError
 
     if start == "beginning":
         return log.starts(partitions)
@@ -89,4 +90,7 @@ def _positions(log: Log, partitions: list[TP], start: str) -> dict[TP, int]:
         return log.ends(partitions)
     if start.isdecimal():
         return dict.fromkeys(partitions, int(start))
-    return log.at(partitions, moment(start))
+    try:
+        return log.at(partitions, moment(start))
+    except UsageError as exc:
+        raise UsageError(f"--from: {exc}; or pass beginning, end or an offset") from None
