@@ -368,16 +368,20 @@ class StreamApp(faust.App):
         if isinstance(self._consumer, Consumer):
             await self._consumer.leave()
 
-    async def caught_up(self, topic: str) -> list[TP]:
-        """Our partitions of a handled topic whose every record is settled, up to the end as the brokers have it."""
+    async def caught_up(self, topic: str) -> dict[TP, int]:
+        """Our partitions of a handled topic whose every record is settled, up to the end that the last fetch showed,
+        each with that offset. Asks no broker."""
         consumer = self._consumer
         if self.pool is None or not isinstance(consumer, Consumer):
-            return []
+            return {}
         settled = self.pool.settled(topic)
-        if not settled:
-            return []
-        ends = await consumer.group.watermarks(settled)
-        return [tp for tp, at in settled.items() if at >= ends[tp][1]]
+        ends = await consumer.group.ends(settled) if settled else {}
+        return {tp: at for tp, at in settled.items() if tp in ends and at >= ends[tp]}
+
+    async def rewind(self, rewind: Rewind) -> None:
+        """Read partitions of handled topics again from further back, as if a batch handler had raised it."""
+        if isinstance(self._consumer, Consumer):
+            await self._consumer.rewind(rewind)
 
     def partitions_of(self, topic: str) -> int:
         """How many partitions a topic has; 0 before the app has joined its group."""

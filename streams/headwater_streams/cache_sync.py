@@ -40,7 +40,9 @@ class SyncedCache(Protocol):
         self, changes: Sequence[Change], *, positions: Mapping[TopicPartition, int] | None = None
     ) -> Awaitable[list[ApplyResult]]: ...
 
-    def amark_ready(self, partitions: Sequence[int], *, total: int) -> Awaitable[None]: ...
+    def amark_ready(
+        self, partitions: Sequence[int] = (), *, positions: Mapping[TopicPartition, int] | None = None, total: int
+    ) -> Awaitable[None]: ...
 
 
 def sync_cache(
@@ -67,22 +69,26 @@ def sync_cache(
         try:
             await cache.aapply_many(list(_changes(batch, epoch)), positions=positions)
         except ContinuityLost as lost:
-            logger.warning("%s: %s", cache.name, lost)
-            raise Rewind(
-                {TP(tp.topic, tp.partition): offset for tp, offset in lost.rewind.positions.items()},
-                since=lost.rewind.since,
-            ) from lost
+            raise _rewind(cache.name, lost) from lost
 
     @app.timer(1.0, name=f"cache-ready-{cache.name}")  # type: ignore[untyped-decorator]  # Faust's
     async def mark_ready() -> None:
         """Tell readers which partitions are applied to their end, so that a miss may mean not found."""
-        caught_up = [tp.partition for tp in await app.caught_up(source)]
+        caught_up = {TopicPartition(*tp): offset for tp, offset in (await app.caught_up(source)).items()}
         total = app.partitions_of(source)
         if caught_up and total:
             try:
-                await cache.amark_ready(caught_up, total=total)
+                await cache.amark_ready(positions=caught_up, total=total)
+            except ContinuityLost as lost:
+                await app.rewind(_rewind(cache.name, lost))
             except Unavailable as exc:
                 logger.warning("%s: cannot say that the view is ready: %s", cache.name, exc)
+
+
+def _rewind(name: str, lost: ContinuityLost) -> Rewind:
+    logger.warning("%s: %s", name, lost)
+    positions = {TP(tp.topic, tp.partition): offset for tp, offset in lost.rewind.positions.items()}
+    return Rewind(positions, since=lost.rewind.since)
 
 
 def _changes(batch: RecordBatch, epoch: int | None) -> Iterable[Change]:

@@ -9,14 +9,17 @@ worker that waits for them must not be restarted, and one that is behind must no
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import faust
 import mode
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
+from prometheus_client import REGISTRY
 
 from headwater_schemas.settings import Environment
+from headwater_streams.loop_metrics import LoopMetrics
 from headwater_streams.status import StatusServer
 from headwater_streams.transport.consumer import Consumer
 
@@ -24,14 +27,18 @@ __all__ = ["Health", "HealthServer"]
 
 _STALL = 60.0  # seconds without a poll, drain not counted; a commit to a broker that is away may take as long
 _ASK = 2.0  # seconds for asking the brokers whether we are a member
-_LAG_INTERVAL = 1.0
 
 
 class Health:
-    """One app's worker, seen from its own event loop."""
+    """One app's worker, seen from its own event loop.
 
-    def __init__(self, app: faust.App) -> None:
+    Args:
+        now: the loop's time; only tests pass another.
+    """
+
+    def __init__(self, app: faust.App, now: Callable[[], float] | None = None) -> None:
         self._app = app
+        self._now = now or (lambda: asyncio.get_running_loop().time())
         self._admin: AdminClient | None = None
         self._member: str | None = None  # the member id that the brokers are known to have
 
@@ -40,7 +47,7 @@ class Health:
         consumer = self._consumer()
         if consumer is None or not consumer.polled_at:
             return None  # it starts; the startup probe bounds that
-        silent = asyncio.get_running_loop().time() - consumer.polled_at
+        silent = self._now() - consumer.polled_at
         limit = _STALL + consumer.transport.drain_seconds
         return f"the group was not polled for {silent:.0f} s" if silent > limit and not self._stopping() else None
 
@@ -102,13 +109,18 @@ class HealthServer(mode.Service):
         health = Health(app)
         address = (env or Environment()).text(setting)
         self.server = StatusServer(address, setting=setting, alive=health.alive, ready=health.ready)
+        self._loop_metrics = LoopMetrics()
         super().__init__()
 
     async def on_start(self) -> None:
         """Listen."""
         await self.server.start()
+        REGISTRY.register(self._loop_metrics)
+        self.add_future(self._loop_metrics.run())
         self.log.info("probes and metrics: %s/livez /readyz /metrics", self.server.url)
 
     async def on_stop(self) -> None:
         """Stop listening."""
         await self.server.close()
+        if self._loop_metrics in REGISTRY._collector_to_names:
+            REGISTRY.unregister(self._loop_metrics)

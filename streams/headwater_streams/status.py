@@ -45,8 +45,8 @@ class StatusServer:
         self._setting = setting
         self._registry = registry
         pages = web.Application()
-        pages.router.add_get("/livez", lambda _: _verdict(alive))
-        pages.router.add_get("/readyz", lambda _: _verdict(ready))
+        pages.router.add_get("/livez", _page(alive))
+        pages.router.add_get("/readyz", _page(ready))
         pages.router.add_get("/metrics", self._metrics)
         self._runner = web.AppRunner(pages, access_log=None)
 
@@ -81,6 +81,9 @@ class StatusServer:
         return web.Response(body=encode(self._registry), headers={"Content-Type": content_type})
 
 
-async def _verdict(check: Check) -> web.Response:
-    why_not = await check()
-    return web.Response(text=f"{why_not or 'ok'}\n", status=200 if why_not is None else 503)
+def _page(check: Check) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def page(_: web.Request) -> web.Response:
+        why_not = await check()
+        return web.Response(text=f"{why_not or 'ok'}\n", status=200 if why_not is None else 503)
+
+    return page

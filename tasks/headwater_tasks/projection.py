@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import Final
 
 import msgspec
-from confluent_kafka import TopicPartition as KafkaPartition
 from faust.types import TP
 
 from headwater_cache import Change, ContinuityLost, EntityCache, Position, RedisSettings, TopicPartition
@@ -23,7 +22,6 @@ from headwater_schemas.errors import BadRecord, Unavailable
 from headwater_schemas.events import Task, TaskState, TaskSubmitted
 from headwater_streams import RecordBatch, StreamApp
 from headwater_streams.handlers.batch import Rewind
-from headwater_streams.transport.consumer import Consumer
 from headwater_tasks.changes import CHANGES, TASKS, TaskChanges
 from headwater_tasks.history import TaskHistory
 from headwater_tasks.index import TaskIndex, place_id
@@ -107,7 +105,7 @@ class Projection:
         """Tell readers how far the log is applied, so that absent may mean not found."""
         partitions, total = [], 0
         for topic in (TASKS, CHANGES):
-            partitions += [total + tp.partition for tp in _caught_up(app, topic)]
+            partitions += [total + tp.partition for tp in await app.caught_up(topic)]
             total += app.partitions_of(topic)
         if partitions:
             await self.view.amark_ready(partitions, total=total)
@@ -129,17 +127,6 @@ class Projection:
             (task.due_at or task.submitted_at).timestamp() for task in tasks.values() if task.state is TaskState.PENDING
         ]
         return max(0.0, now - min(due, default=now))
-
-
-def _caught_up(app: StreamApp, topic: str) -> list[TP]:
-    """Our partitions of ``topic`` that are applied to the end that the last fetch showed. It asks no broker: a question
-    to one waits behind the fetch that is under way, 0.1 s per partition, and nothing is consumed meanwhile."""
-    consumer = app.consumer
-    if app.pool is None or not isinstance(consumer, Consumer):
-        return []
-    known = consumer.group.raw.get_watermark_offsets
-    settled = app.pool.settled(topic)
-    return [tp for tp, at in settled.items() if 0 <= known(KafkaPartition(*tp), cached=True)[1] <= at]
 
 
 def newest(tasks: Sequence[Task]) -> list[Task]:

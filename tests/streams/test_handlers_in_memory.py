@@ -7,9 +7,11 @@ from typing import Any
 
 import msgspec
 import pytest
+from faust.types import TP
 
 from headwater_schemas.errors import CacheUnavailable, NotPermitted, UsageError
 from headwater_streams import DeadLetter, EventContext, RecordBatch, Retry, RetryLater
+from headwater_streams.handlers.batch import BatchRunner
 from headwater_streams.handlers.failure import header
 from headwater_streams.testing import StreamKit
 from streams.orders import OUT, TOPIC, first_seen, memory_app, order
@@ -548,3 +550,34 @@ async def test_after_a_crash_the_keys_that_wait_on_the_log_still_wait() -> None:
 
     assert before == []
     assert first_seen(effects) == {"a": [0, 1, 2]}
+
+
+async def test_a_batch_that_arrives_just_as_the_last_one_is_done_is_not_forgotten() -> None:
+    app = memory_app()
+    seen: list[int] = []
+
+    @app.batch_handler(TOPIC)
+    async def bill(batch: RecordBatch) -> None:
+        seen.extend(value["number"] for value in batch.values)
+
+    async with StreamKit(app) as kit:
+        await kit.settle()
+        for number in range(2):
+            kit.send(TOPIC, order("a", number), key="a")
+        (first, second) = kit.records(TOPIC)
+        assert kit._pool is not None
+        (runner,) = kit._pool.runners
+        assert isinstance(runner, BatchRunner)
+
+        async def feed_when_done() -> None:
+            """Stands behind the working task in the loop's queue, so it runs before that task's end is taken down."""
+            while not runner._tasks[TP(TOPIC, 0)].done():
+                await asyncio.sleep(0)
+            runner.feed(TP(TOPIC, 0), [second])
+
+        runner.feed(TP(TOPIC, 0), [first])
+        await asyncio.create_task(feed_when_done())
+        while runner.busy:
+            await asyncio.sleep(0)
+
+    assert seen == [0, 1]

@@ -227,7 +227,8 @@ class BatchRunner:
         self._queues.setdefault(tp, deque()).extend(messages)
         if self.in_flight >= self.spec.max_waiting:
             self._room.clear()
-        if tp not in self._tasks:
+        working = self._tasks.get(tp)
+        if working is None or working.done():  # done: it saw an empty queue, and is only not taken down yet
             task = asyncio.create_task(self._work(tp), name=f"{self.spec.name}-{tp.partition}")
             self._tasks[tp] = task
             task.add_done_callback(lambda done: self._ended(done, tp))

@@ -334,6 +334,19 @@ class GroupConsumer:
         ends = self._watermarks([tp for tp, offset in found.items() if offset < 0], timeout)
         return {tp: offset if offset >= 0 else ends[tp][1] for tp, offset in found.items()}
 
+    async def ends(self, partitions: Collection[TP]) -> dict[TP, int]:
+        """The next offset of each partition as the last fetch showed it, without asking the brokers; left out where
+        nothing was fetched yet. As old as the last fetch: a tenth of a second while one polls."""
+        return await self._call(self._ends, partitions)
+
+    def _ends(self, partitions: Collection[TP]) -> dict[TP, int]:
+        known = {
+            tp: self.raw.get_watermark_offsets(TopicPartition(tp.topic, tp.partition), cached=True)[1]
+            for tp in partitions
+            if tp in self._assigned
+        }
+        return {tp: end for tp, end in known.items() if end >= 0}
+
     async def positions(self, partitions: Collection[TP]) -> dict[TP, int]:
         """The offset after the last record that ``consume`` returned; negative where nothing was returned yet."""
         return await self._call(self._positions, partitions)
