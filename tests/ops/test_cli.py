@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -177,7 +178,9 @@ def test_an_interrupted_up_leaves_nothing_behind(tmp_path: Path) -> None:
     """Given ^C while the servers start."""
     state = tmp_path / "state"
     env = {**os.environ, "HEADWATER_STATE_DIR": str(state)}
-    with subprocess.Popen([*HEADWATER, "up"], env=env, stderr=subprocess.PIPE, text=True) as process:
+    # A shell that runs the tests in the background lets them ignore SIGINT, and children inherit that.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen([*HEADWATER, "up"], env=env, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as process:
         deadline = time.monotonic() + 60
         while not (state / "stack" / "registry" / "pid.json").exists():
             assert process.poll() is None
