@@ -1,13 +1,12 @@
-"""The metrics of this package."""
+"""The metrics of this package; those of a worker's hot path are kept in ``counters``."""
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Literal
 
 from prometheus_client import Counter, Gauge, Histogram
 
-__all__ = ["BY_STATE", "HTTP_REQUESTS", "HTTP_SECONDS", "OLDEST_PENDING", "MetricName", "TaskMetrics", "submitted"]
+__all__ = ["BY_STATE", "HTTP_REQUESTS", "HTTP_SECONDS", "OLDEST_PENDING", "MetricName", "submitted"]
 
 MetricName = Literal[
     "headwater_tasks_submitted_total",  # by type
@@ -23,9 +22,6 @@ MetricName = Literal[
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 _SUBMITTED = Counter("headwater_tasks_submitted_total", "Tasks submitted.", ["type"])
-_FINISHED = Counter("headwater_tasks_finished_total", "Tasks that ended, by outcome.", ["type", "outcome"])
-_SECONDS_RUN = Histogram("headwater_task_seconds", "One attempt.", ["type"], buckets=_SECONDS)
-_SECONDS_QUEUED = Histogram("headwater_task_queue_seconds", "From due to started.", ["type"], buckets=_SECONDS)
 BY_STATE = Gauge("headwater_tasks_by_state", "Tasks by state, from the index.", ["type", "state"])
 OLDEST_PENDING = Gauge("headwater_task_oldest_pending_seconds", "Age of the oldest PENDING task that is due.", ["type"])
 HTTP_REQUESTS = Counter("headwater_http_requests_total", "Requests.", ["route", "method", "code"])
@@ -45,30 +41,3 @@ def submitted(type_: str) -> None:
         if room:
             _submitted[type_] = counter
     counter.inc()
-
-
-class TaskMetrics:
-    """A worker's counters, bound once: looking labels up costs as much as counting."""
-
-    def __init__(self) -> None:
-        self._finished = cache(_FINISHED.labels)
-        self._run = cache(_SECONDS_RUN.labels)
-        self._queued = cache(_SECONDS_QUEUED.labels)
-
-    @classmethod
-    @cache
-    def shared(cls) -> TaskMetrics:
-        """The process's."""
-        return cls()
-
-    def finished(self, type_: str, outcome: str) -> None:
-        """A task ended."""
-        self._finished(type_, outcome).inc()
-
-    def ran(self, type_: str, seconds: float) -> None:
-        """An attempt took so long."""
-        self._run(type_).observe(max(0.0, seconds))
-
-    def queued(self, type_: str, seconds: float) -> None:
-        """A task was due so long ago when it started."""
-        self._queued(type_).observe(max(0.0, seconds))

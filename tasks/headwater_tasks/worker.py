@@ -36,9 +36,9 @@ from headwater_streams.handlers.policy import Again, Die, Later, Pause, decide
 from headwater_tasks.cancellations import Cancellations, LoggedCancellations
 from headwater_tasks.changes import CHANGES, CONTROL, TASKS, TaskChanges, instant
 from headwater_tasks.context import TaskContext
+from headwater_tasks.counters import TaskMetrics
 from headwater_tasks.errors import TaskFailed
 from headwater_tasks.function import TaskFunction
-from headwater_tasks.metrics import TaskMetrics
 from headwater_tasks.state import (
     TERMINAL,
     Cancelled,
@@ -51,6 +51,7 @@ from headwater_tasks.state import (
     Started,
     Succeeded,
     advance,
+    begun,
     pending,
 )
 from headwater_tasks.view import task_view
@@ -134,22 +135,25 @@ class TaskWorker:
             return  # another app's
         if self._changes is None:
             await self._prepare()
-        task = pending(*_origin(submitted, event))
-        if await self._is_repetition(task):
+        submitted, partition, offset = _origin(submitted, event)
+        if self._over.get(submitted.id, 0) >= submitted.run:
             return
-        now = self._now()
+        # Only what has an idempotency key is looked up: an id of its own comes twice only after a crash.
+        if submitted.idempotency_key is not None and await self._has_ended(submitted):
+            return
+        now = self._clock.time()
         assert self._cancellations is not None
-        cancel = self._cancellations.of(task.id, task.run)
+        cancel = self._cancellations.of(submitted.id, submitted.run)
         if cancel is not None:
-            self._end(task, Cancelled(now, cancel.reason), event)
-            return
-        if task.deadline is not None and now >= task.deadline:
-            self._end(task, Expired(now), event)
-            return
-        # A submission with a delay is put off exactly once, so its attempts are counted from there.
-        if task.due_at is not None and event.attempt == 0:
-            raise RetryLater(max(0.0, (task.due_at - now).total_seconds()), f"task {task.id} is due at {task.due_at}")
-        await self._attempt(function, task, submitted.payload, event)
+            self._end(pending(submitted, partition, offset), Cancelled(instant(now), cancel.reason), event)
+        elif submitted.deadline is not None and now >= submitted.deadline.timestamp():
+            self._end(pending(submitted, partition, offset), Expired(instant(now)), event)
+        elif submitted.due_at is not None and event.attempt == 0:
+            # A submission with a delay is put off exactly once, so its attempts are counted from there.
+            due = submitted.due_at.timestamp()
+            raise RetryLater(max(0.0, due - now), f"task {submitted.id} is due at {submitted.due_at}")
+        else:
+            await self._attempt(function, submitted, (partition, offset), now, event)
 
     async def _prepare(self) -> None:
         """Ask the registry and read the cancellations, once, off the loop.
@@ -166,15 +170,10 @@ class TaskWorker:
                 self._changes = await asyncio.to_thread(TaskChanges, self._app.codec, self._app.conf.id)
                 await asyncio.to_thread(self._app.codec.encoder, CHANGES)
 
-    async def _is_repetition(self, task: Task) -> bool:
-        """Whether this run has ended already. Only what has an idempotency key is looked up: an id of its own cannot
-        come twice, but for a repetition after a crash, which runs again (at least once)."""
-        if self._over.get(task.id, 0) >= task.run:
-            return True
-        if task.idempotency_key is None:
-            return False
-        known = await self._states().aget(task.id)
-        return known is not None and known.run >= task.run and known.state in TERMINAL
+    async def _has_ended(self, submitted: TaskSubmitted) -> bool:
+        """Whether this run has, as far as the view knows. A repetition after a crash is run again (at least once)."""
+        known = await self._states().aget(submitted.id)
+        return known is not None and known.run >= submitted.run and known.state in TERMINAL
 
     def _states(self) -> EntityCache[Task]:
         if self._view is None:
@@ -184,30 +183,38 @@ class TaskWorker:
 
     # -- one attempt ----------------------------------------------------------------------------------------------
 
-    async def _attempt(self, function: TaskFunction[..., Any], task: Task, payload: bytes, event: EventContext) -> None:
-        attempt = event.attempt + (1 if task.due_at is None else 0)
-        due = (task.due_at or task.submitted_at).timestamp()
+    async def _attempt(
+        self,
+        function: TaskFunction[..., Any],
+        submitted: TaskSubmitted,
+        place: tuple[int, int],
+        now: float,
+        event: EventContext,
+    ) -> None:
+        attempt = event.attempt + (1 if submitted.due_at is None else 0)
+        due = (submitted.due_at or submitted.submitted_at).timestamp()
+        counters = self.metrics.of(submitted.type)
+        counters.queued.observe(max(0.0, now - due))
         immediate = 0
         while True:
-            run = _Run(advance(task, Started(self._now(), attempt, self._name)), function, event, self._clock.time())
-            if immediate == 0:
-                self.metrics.queued(task.type, run.started - due)
-            self._running[task.id] = run
+            run = _Run(begun(submitted, *place, Started(instant(now), attempt, self._name)), function, event, now)
+            self._running[submitted.id] = run
             try:
-                ended, error = await self._call(run, payload)
+                result, error = await self._call(run, submitted.payload)
             finally:
-                del self._running[task.id]
-            self.metrics.ran(task.type, self._clock.time() - run.started)
-            if error is None:
-                assert ended is not None
-                self._end(run.task, ended, event)
+                del self._running[submitted.id]
+            ended = self._clock.time()
+            counters.ran.observe(max(0.0, ended - now))
+            how, error = self._verdict(run, result, error, ended)
+            if how is not None:
+                self._end(run.task, how, event)
                 return
-            decision = decide(
-                function.retry, error, attempt=attempt - 1, immediate=immediate, age=self._clock.time() - due
-            )
+            assert error is not None
+            decision = decide(function.retry, error, attempt=attempt - 1, immediate=immediate, age=ended - due)
             match decision:
                 case Again():
                     immediate += 1
+                    now = ended
                 case Pause():
                     raise error
                 case Later(delay):
@@ -215,8 +222,8 @@ class TaskWorker:
                 case Die():
                     await self._die(run.task, error, event)
 
-    async def _call(self, run: _Run, payload: bytes) -> tuple[Event | None, Exception | None]:
-        """Call the function: how the task ends by it, or the error that decides about a retry."""
+    async def _call(self, run: _Run, payload: bytes) -> tuple[Any, Exception | None]:
+        """Call the function: what it returned or raised."""
         function, context = run.function, run.context
         result: Any = None
         error: Exception | None = None
@@ -238,10 +245,13 @@ class TaskWorker:
         except Exception as exc:
             error = exc
         context.release()
-        return self._verdict(run, result, error)
+        return result, error
 
-    def _verdict(self, run: _Run, result: Any, error: Exception | None) -> tuple[Event | None, Exception | None]:
-        now = self._now()
+    def _verdict(
+        self, run: _Run, result: Any, error: Exception | None, ended: float
+    ) -> tuple[Event | None, Exception | None]:
+        """How the task ends by what its function did, or the error that decides about a retry."""
+        now = instant(ended)
         match run.context.stopped:
             case "cancelled":
                 return Cancelled(now, run.context.stop_message), None
@@ -265,15 +275,16 @@ class TaskWorker:
 
     def _end(self, task: Task, how: Event, event: EventContext) -> None:
         ended = advance(task, how)
-        self._emit(ended, event)
-        self.metrics.finished(ended.type, ended.state)
+        self._emit(ended, how.at, event)
+        finished = self.metrics.of(ended.type).finished
+        finished[ended.state] = finished.get(ended.state, 0) + 1
         self._over[ended.id] = ended.run
         if len(self._over) > _REMEMBERED:
             self._over.popitem(last=False)
 
     async def _put_off(self, task: Task, error: Exception, delay: float, event: EventContext) -> None:
         now = self._now()
-        self._emit(advance(task, Retrying(now, now + timedelta(seconds=delay), _described(error))), event)
+        self._emit(advance(task, Retrying(now, now + timedelta(seconds=delay), _described(error))), now, event)
         await _acknowledged(event)
         raise RetryLater(delay, _described(error)) from error
 
@@ -284,9 +295,9 @@ class TaskWorker:
             raise error
         raise DeadLetter(_described(error)) from error
 
-    def _emit(self, task: Task, event: EventContext) -> None:
+    def _emit(self, task: Task, at: datetime, event: EventContext) -> None:
         assert self._changes is not None
-        event.emit(CHANGES, self._changes.event(task, self._now()), key=task.id)
+        event.emit(CHANGES, self._changes.event(task, at), key=task.id)
 
     def _now(self) -> datetime:
         return instant(self._clock.time())
@@ -352,7 +363,7 @@ class TaskWorker:
         if report is not None:
             run.task = advance(run.task, Progressed(instant(now), *report))
         try:
-            self._emit(run.task, run.event)
+            self._emit(run.task, instant(now), run.event)
             run.shown = True
         except Overloaded:
             return  # said at the next look
