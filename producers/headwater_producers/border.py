@@ -72,6 +72,10 @@ def translate(error: KafkaError, topic: str, *, last: KafkaError | None = None) 
         last: the client's last error of its own: why a record timed out.
     """
     code = error.code()
+    if error.fatal():
+        return BrokerUnavailable(
+            f"librdkafka met a fatal error, and sends nothing more: make a new producer ({error.str()})"
+        )
     if code in _TOO_LARGE:
         return RecordTooLarge(f"a record of {topic!r} is over HEADWATER_KAFKA_MAX_RECORD_BYTES: {error.str()}")
     if code in _NOT_PERMITTED:

@@ -39,7 +39,10 @@ class Contract:
             UsageError: it is no text or bytes, or the topic needs one.
         """
         if isinstance(key, str):
-            return key.encode()
+            try:
+                return key.encode()
+            except UnicodeEncodeError as exc:
+                raise UsageError(f"key={key!r} has no UTF-8 form (a lone surrogate)") from exc
         if key is None and self.compacted:
             raise UsageError(f"{self.topic!r} is compacted and keeps the newest value of each key: pass key=")
         if key is None or isinstance(key, bytes):

@@ -55,6 +55,7 @@ class Envelope:
     def __init__(self, source: str, clock: Clock) -> None:
         if not source:
             raise UsageError("source is empty: pass the name of the service, e.g. source='orders-service'")
+        _check_text("source", source)
         self._source = (CE_SOURCE, source)
         self._clock = clock
         self._now = clock.time
@@ -104,6 +105,7 @@ class Envelope:
         """
         if not isinstance(event_id, str) or not event_id:
             raise UsageError(f"id={event_id!r} must be a text that is not empty")
+        _check_text("id", event_id)
         headers = self.headers(event_id, ce_type)
         if time is not None:
             headers[4] = (CE_TIME, rfc3339(time))
@@ -118,6 +120,9 @@ class Envelope:
                 raise UsageError(f"header {name!r} is ours: pass {_ARGUMENTS[name]} instead")
             if not isinstance(name, str) or not isinstance(content, str | bytes | None):
                 raise UsageError(f"header {name!r}: {content!r} must be a text, bytes or None, and its name a text")
+            _check_text("header name", name)
+            if isinstance(content, str):
+                _check_text(f"header {name!r}", content)
             headers.append((name, content))
         return headers
 
@@ -128,6 +133,13 @@ class Envelope:
         self._time = (CE_TIME, rfc3339(milliseconds / 1000))
         self._from = milliseconds / 1000
         self._until = (milliseconds + 1) / 1000
+
+
+def _check_text(what: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        raise UsageError(f"{what} {text!r} has no UTF-8 form (a lone surrogate)") from exc
 
 
 def rfc3339(time: datetime | float) -> str:

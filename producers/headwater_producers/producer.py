@@ -139,7 +139,7 @@ class EventProducer:
             ProducerClosed: after ``close``.
         """
         route = self._routes.get(topic) or self._open_route(topic)
-        raw_key = key.encode() if key.__class__ is str else route.key_bytes(key)
+        raw_key = key if key.__class__ is bytes else route.key_bytes(key)
         payload = route.encode(value) if value is not None else route.payload(value)
         envelope = self._envelope
         number = next(envelope.numbers)

@@ -46,6 +46,12 @@ def test_a_timeout_while_credentials_are_refused_is_not_permitted() -> None:
     assert "bad password" in str(translated)
 
 
+def test_a_fatal_error_asks_for_a_new_producer() -> None:
+    translated = translate(KafkaError(KafkaError._FATAL, "out of order", fatal=True), "orders.placed")
+    assert type(translated) is BrokerUnavailable
+    assert "make a new producer" in str(translated)
+
+
 def test_a_timeout_names_what_was_seen_last() -> None:
     down = KafkaError(KafkaError._ALL_BROKERS_DOWN, "1/1 brokers are down")
     translated = translate(KafkaError(KafkaError._MSG_TIMED_OUT), "orders.placed", last=down)

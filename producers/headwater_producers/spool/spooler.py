@@ -45,6 +45,7 @@ _PATIENCE: Final = 1.0
 _CATCH_UP_BYTES: Final = 256 * 1024
 _HEADERS_BYTES: Final = 256
 _PROBES: Final = 1000
+_CATCH_UP_SECONDS: Final = 0.05
 
 _log = logging.getLogger("headwater.producers")
 _live: dict[int, Spooler] = {}
@@ -286,8 +287,8 @@ class Spooler:
     def _return_to_direct(self) -> bool:
         if not self._drain.alive or self._drain.behind > _CATCH_UP_BYTES or not self._client.has_room():
             return False
-        with self._gate:
-            deadline = time.monotonic() + _PATIENCE
+        with self._gate:  # emits wait for it, so not for long: there is another time
+            deadline = time.monotonic() + _CATCH_UP_SECONDS
             while not self._commit.settled and time.monotonic() < deadline:
                 time.sleep(0.0005)
             while self._drain.hand_over(_without_waiting):
