@@ -11,9 +11,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from headwater_schemas.events import Task, TaskState
-from headwater_tasks.client import TaskClient, TaskHandle, TaskPage
+from headwater_tasks.client import TaskClient
 from headwater_tasks.context import TaskContext
 from headwater_tasks.errors import TaskConflict, TaskFailed, TaskNotFound, TaskStopped
+from headwater_tasks.handle import TaskHandle, TaskPage
 from headwater_tasks.history import Transition
 
 if TYPE_CHECKING:

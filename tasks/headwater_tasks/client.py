@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, Self
 
 import msgspec
 
@@ -21,82 +21,18 @@ from headwater_schemas.events import Task, TaskCancelRequested, TaskState, TaskS
 from headwater_schemas.settings import Environment, KafkaSettings
 from headwater_tasks.changes import CONTROL, TASKS, TaskChanges, instant
 from headwater_tasks.errors import TaskConflict, TaskNotFound
+from headwater_tasks.handle import TaskHandle, TaskPage
 from headwater_tasks.history import TaskHistory, Transition
 from headwater_tasks.index import TaskIndex, check_cursor, place_id
 from headwater_tasks.metrics import submitted as count_submitted
 from headwater_tasks.names import check_type, task_id
-from headwater_tasks.state import MAX_RUN, TERMINAL, pending
+from headwater_tasks.state import MAX_RUN, TERMINAL
 from headwater_tasks.submissions import read_submission
 from headwater_tasks.view import task_view
 
-__all__ = ["TaskClient", "TaskHandle", "TaskPage"]
+__all__ = ["TaskClient"]
 
 _MOST: Final = 500
-
-
-class TaskPage(NamedTuple):
-    """Some tasks of a list. ``cursor`` continues behind them; ``None``: there are no more."""
-
-    tasks: list[Task]
-    cursor: str | None
-
-
-class TaskHandle:
-    """A submitted task. ``id`` is known at once; whether the log has it, ``accepted`` (or ``await``) tells."""
-
-    __slots__ = ("_client", "_delivery", "_submitted", "id")
-
-    def __init__(self, client: TaskClient, submitted: TaskSubmitted, delivery: Delivery) -> None:
-        self.id = submitted.id
-        self._client = client
-        self._submitted = submitted
-        self._delivery = delivery
-
-    @property
-    def task(self) -> Task:
-        """The task as it was submitted, once it is accepted."""
-        return _accepted(self._submitted, self._delivery)
-
-    def __repr__(self) -> str:
-        return f"TaskHandle({self._submitted.type}, {self.id})"
-
-    def accepted(self, timeout: float | None = 30.0) -> Self:
-        """Wait until the task is on the log: from then on it will be run. Blocks; in a coroutine ``await`` the handle.
-
-        Then ``get`` finds it, unless Redis does not answer now: the projection brings it later.
-
-        Args:
-            timeout: seconds; ``None`` waits as long as the delivery timeout lets it take.
-
-        Raises:
-            DeliveryPending: not known in time; it may still arrive.
-            BrokerUnavailable: Kafka did not take it in time.
-        """
-        self._delivery.result(timeout)
-        self._client.show(self.task)
-        return self
-
-    def __await__(self) -> Generator[Any, None, Self]:
-        """``accepted`` for asyncio."""
-        yield from self._delivery.__await__()
-        yield from self._client.ashow(self.task).__await__()
-        return self
-
-    def get(self) -> Task | None:
-        """What has become of it; see ``TaskClient.get``."""
-        return self._client.get(self.id)
-
-    async def aget(self) -> Task | None:
-        """``get`` for asyncio."""
-        return await self._client.aget(self.id)
-
-    def wait(self, timeout: Duration) -> Task:
-        """Wait until the task has ended; see ``TaskClient.wait``."""
-        return self._client.wait(self.id, timeout)
-
-    async def await_end(self, timeout: Duration) -> Task:
-        """``wait`` for asyncio."""
-        return await self._client.await_end(self.id, timeout)
 
 
 class TaskClient:
@@ -405,12 +341,6 @@ def _json(payload: Any) -> bytes:
         return msgspec.json.encode(payload)
     except (TypeError, ValueError, OverflowError) as exc:
         raise InvalidValue(f"the payload cannot be written as JSON: {exc}", field="payload") from exc
-
-
-def _accepted(submitted: TaskSubmitted, delivery: Delivery) -> Task:
-    assert delivery.partition is not None
-    assert delivery.offset is not None
-    return pending(submitted, delivery.partition, delivery.offset)
 
 
 def _found(task: Task | None, id_: str) -> Task:

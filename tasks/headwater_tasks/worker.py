@@ -30,12 +30,11 @@ from headwater_schemas.durations import Duration, seconds
 from headwater_schemas.errors import HeadwaterError, Overloaded, UsageError
 from headwater_schemas.events import Task, TaskCancelRequested, TaskSubmitted
 from headwater_schemas.settings import KafkaSettings
-from headwater_schemas.wire import HW_REDRIVE_COUNT
 from headwater_streams import DeadLetter, EventContext, HandlerTimeout, Retry, RetryLater, StreamApp
 from headwater_streams.handlers.policy import Again, Die, Later, Pause, decide
+from headwater_tasks.attempt import Attempt, acknowledged, dead, described, origin
 from headwater_tasks.cancellations import Cancellations, LoggedCancellations
 from headwater_tasks.changes import CHANGES, CONTROL, TASKS, TaskChanges, instant
-from headwater_tasks.context import TaskContext
 from headwater_tasks.counters import TaskMetrics
 from headwater_tasks.errors import TaskFailed
 from headwater_tasks.function import TaskFunction
@@ -121,7 +120,7 @@ class TaskWorker:
         self._view = view
         self._changes: TaskChanges | None = None
         self._preparing = asyncio.Lock()
-        self._running: dict[str, _Run] = {}
+        self._running: dict[str, Attempt] = {}
         self._over: OrderedDict[str, int] = OrderedDict()
         self._threads = ThreadPoolExecutor(concurrency, "headwater-task")
         self.metrics = TaskMetrics.shared()
@@ -135,7 +134,7 @@ class TaskWorker:
             return  # another app's
         if self._changes is None:
             await self._prepare()
-        submitted, partition, offset = _origin(submitted, event)
+        submitted, partition, offset = origin(submitted, event)
         if self._over.get(submitted.id, 0) >= submitted.run:
             return
         # Only what has an idempotency key is looked up: an id of its own comes twice only after a crash.
@@ -191,26 +190,27 @@ class TaskWorker:
         now: float,
         event: EventContext,
     ) -> None:
-        attempt = event.attempt + (1 if submitted.due_at is None else 0)
+        number = event.attempt + (1 if submitted.due_at is None else 0)
         due = (submitted.due_at or submitted.submitted_at).timestamp()
         counters = self.metrics.of(submitted.type)
         counters.queued.observe(max(0.0, now - due))
         immediate = 0
         while True:
-            run = _Run(begun(submitted, *place, Started(instant(now), attempt, self._name)), function, event, now)
-            self._running[submitted.id] = run
+            task = begun(submitted, *place, Started(instant(now), number, self._name))
+            attempt = Attempt(task, function, event, now)
+            self._running[submitted.id] = attempt
             try:
-                result, error = await self._call(run, submitted.payload)
+                result, error = await self._call(attempt, submitted.payload)
             finally:
                 del self._running[submitted.id]
             ended = self._clock.time()
             counters.ran.observe(max(0.0, ended - now))
-            how, error = self._verdict(run, result, error, ended)
+            how, error = self._verdict(attempt, result, error, ended)
             if how is not None:
-                self._end(run.task, how, event)
+                self._end(attempt.task, how, event)
                 return
             assert error is not None
-            decision = decide(function.retry, error, attempt=attempt - 1, immediate=immediate, age=ended - due)
+            decision = decide(function.retry, error, attempt=number - 1, immediate=immediate, age=ended - due)
             match decision:
                 case Again():
                     immediate += 1
@@ -218,13 +218,13 @@ class TaskWorker:
                 case Pause():
                     raise error
                 case Later(delay):
-                    await self._put_off(run.task, error, delay, event)
+                    await self._put_off(attempt.task, error, delay, event)
                 case Die():
-                    await self._die(run.task, error, event)
+                    await self._die(attempt.task, error, event)
 
-    async def _call(self, run: _Run, payload: bytes) -> tuple[Any, Exception | None]:
+    async def _call(self, attempt: Attempt, payload: bytes) -> tuple[Any, Exception | None]:
         """Call the function: what it returned or raised."""
-        function, context = run.function, run.context
+        function, context = attempt.function, attempt.context
         result: Any = None
         error: Exception | None = None
         try:
@@ -248,27 +248,27 @@ class TaskWorker:
         return result, error
 
     def _verdict(
-        self, run: _Run, result: Any, error: Exception | None, ended: float
+        self, attempt: Attempt, result: Any, error: Exception | None, ended: float
     ) -> tuple[Event | None, Exception | None]:
         """How the task ends by what its function did, or the error that decides about a retry."""
         now = instant(ended)
-        match run.context.stopped:
+        match attempt.context.stopped:
             case "cancelled":
-                return Cancelled(now, run.context.stop_message), None
+                return Cancelled(now, attempt.context.stop_message), None
             case "expired":
                 return Expired(now), None
             case "timeout":
-                return None, HandlerTimeout(f"task {run.task.type} did not end within {run.function.timeout} s")
+                return None, HandlerTimeout(f"task {attempt.task.type} did not end within {attempt.function.timeout} s")
         if isinstance(error, TaskFailed):
-            return Failed(now, _described(error)), None
+            return Failed(now, described(error)), None
         if error is not None:
             return None, error
         try:
             encoded = None if result is None else msgspec.json.encode(result)
         except (TypeError, OverflowError, ValueError) as exc:
-            return None, _dead(f"the result cannot be written as JSON: {exc}", exc)
+            return None, dead(f"the result cannot be written as JSON: {exc}", exc)
         if encoded is not None and len(encoded) > RESULT_BYTES:
-            return None, _dead(f"the result has {len(encoded)} bytes, more than {RESULT_BYTES}: store it elsewhere")
+            return None, dead(f"the result has {len(encoded)} bytes, more than {RESULT_BYTES}: store it elsewhere")
         return Succeeded(now, encoded), None
 
     # -- what becomes of it ---------------------------------------------------------------------------------------
@@ -284,16 +284,16 @@ class TaskWorker:
 
     async def _put_off(self, task: Task, error: Exception, delay: float, event: EventContext) -> None:
         now = self._now()
-        self._emit(advance(task, Retrying(now, now + timedelta(seconds=delay), _described(error))), now, event)
-        await _acknowledged(event)
-        raise RetryLater(delay, _described(error)) from error
+        self._emit(advance(task, Retrying(now, now + timedelta(seconds=delay), described(error))), now, event)
+        await acknowledged(event)
+        raise RetryLater(delay, described(error)) from error
 
     async def _die(self, task: Task, error: Exception, event: EventContext) -> None:
-        self._end(task, Died(self._now(), _described(error)), event)
-        await _acknowledged(event)
+        self._end(task, Died(self._now(), described(error)), event)
+        await acknowledged(event)
         if isinstance(error, DeadLetter):
             raise error
-        raise DeadLetter(_described(error)) from error
+        raise DeadLetter(described(error)) from error
 
     def _emit(self, task: Task, at: datetime, event: EventContext) -> None:
         assert self._changes is not None
@@ -324,10 +324,10 @@ class TaskWorker:
             self._end(task, Cancelled(self._now(), request.reason), event)
 
     def _stop_running(self, request: TaskCancelRequested) -> bool:
-        run = self._running.get(request.id)
-        if run is None or run.task.run > request.run:
+        attempt = self._running.get(request.id)
+        if attempt is None or attempt.task.run > request.run:
             return False
-        run.context.stop("cancelled", request.reason)
+        attempt.context.stop("cancelled", request.reason)
         return True
 
     # -- watching -------------------------------------------------------------------------------------------------
@@ -348,68 +348,24 @@ class TaskWorker:
     def look(self) -> None:
         """Say what is RUNNING and how far it is; stop what is over its time."""
         now = self._clock.time()
-        for run in list(self._running.values()):
-            if run.function.timeout is not None and now - run.started > run.function.timeout:
-                run.context.stop("timeout")
-            elif run.context.deadline is not None and now >= run.context.deadline.timestamp():
-                run.context.stop("expired")
-            if now - run.started >= SHOWN_AFTER:
-                self._show(run, now)
+        for attempt in list(self._running.values()):
+            if attempt.function.timeout is not None and now - attempt.started > attempt.function.timeout:
+                attempt.context.stop("timeout")
+            elif attempt.context.deadline is not None and now >= attempt.context.deadline.timestamp():
+                attempt.context.stop("expired")
+            if now - attempt.started >= SHOWN_AFTER:
+                self._show(attempt, now)
 
-    def _show(self, run: _Run, now: float) -> None:
-        report = run.context.take_report()
-        if run.shown and report is None:
+    def _show(self, attempt: Attempt, now: float) -> None:
+        report = attempt.context.take_report()
+        if attempt.shown and report is None:
             return
         if report is not None:
-            run.task = advance(run.task, Progressed(instant(now), *report))
+            attempt.task = advance(attempt.task, Progressed(instant(now), *report))
         try:
-            self._emit(run.task, instant(now), run.event)
-            run.shown = True
+            self._emit(attempt.task, instant(now), attempt.event)
+            attempt.shown = True
         except Overloaded:
             return  # said at the next look
         except HeadwaterError:
-            logger.exception("the state of task %s cannot be said", run.task.id)
-
-
-class _Run:
-    """An attempt that is under way."""
-
-    __slots__ = ("context", "event", "function", "shown", "started", "task")
-
-    def __init__(self, task: Task, function: TaskFunction[..., Any], event: EventContext, started: float) -> None:
-        self.task = task
-        self.function = function
-        self.event = event
-        self.started = started
-        self.shown = False
-        self.context = TaskContext(task, task.attempt)
-
-
-def _origin(submitted: TaskSubmitted, event: EventContext) -> tuple[TaskSubmitted, int, int]:
-    """The submission and where it stands. A redriven dead letter is a run of its own, above the one that died."""
-    message = event.message
-    if message.topic() == TASKS:
-        return submitted, message.partition(), message.offset()
-    redriven = int(event.headers.get(HW_REDRIVE_COUNT, b"0"))
-    if redriven:
-        submitted = msgspec.structs.replace(submitted, run=submitted.run + redriven)
-    return submitted, event.partition, event.offset
-
-
-async def _acknowledged(event: EventContext) -> None:
-    """Wait until what was emitted is on the log. Settling does that for a handler that returns; one that raises must
-    see to it itself, or a crash could leave the dead letter there and the state behind it."""
-    while event.unacked and event.refused is None:  # noqa: ASYNC110 - the engine tells only its own settling
-        await asyncio.sleep(0.001)
-
-
-def _described(error: BaseException) -> str:
-    if isinstance(error, (DeadLetter, RetryLater)) and error.__cause__ is not None:
-        return f"{error}"[:1000]
-    return f"{type(error).__name__}: {error}"[:1000]
-
-
-def _dead(message: str, cause: Exception | None = None) -> DeadLetter:
-    error = DeadLetter(message)
-    error.__cause__ = cause
-    return error
+            logger.exception("the state of task %s cannot be said", attempt.task.id)

@@ -64,11 +64,11 @@ class EmitRequest(_Request):
 
 
 class Emitted(BaseModel):
-    """An event that every in-sync replica has."""
+    """An event that is safe."""
 
     topic: str
-    partition: int
-    offset: int
+    partition: int | None = Field(description="Where it stands; null while it is spooled.")
+    offset: int | None
     id: str = Field(description="Its ce_id.")
 
 
