@@ -163,7 +163,7 @@ def test_a_lost_channel_drops_everything(name: str, tmp_path_factory: pytest.Tem
 def test_a_silent_channel_is_noticed_after_a_ping(redis_server: RedisServer, name: str) -> None:
     """A network that swallows everything: the age of a kept value stays within ping and timeout (I13)."""
     with Swallower(redis_server.port) as proxy:
-        settings = RedisSettings(f"redis://127.0.0.1:{proxy.port}", timeout=0.1)
+        settings = RedisSettings(f"redis://127.0.0.1:{proxy.port}", timeout=0.3)
         with EntityCache[int](name, settings, log=MemoryLog(), near=NearPolicy(ping="50ms")) as cache:
             cache.put("a", 1)
             keep(cache, "a")
