@@ -125,6 +125,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("HEADWATER_WORKER_HTTP", "127.0.0.1:6066", "host:port of the worker's /livez, /readyz and /metrics."),
     # Lag collector
     Setting("HEADWATER_LAG_HTTP", "127.0.0.1:6067", "host:port of /livez, /readyz and /metrics of `lag --serve`."),
+    # Tasks
+    Setting("HEADWATER_TASKS_RETENTION", "7d", "How long a task is kept after it has ended."),
     # Tasks API
     Setting("HEADWATER_API_HTTP", "127.0.0.1:8080", "host:port of the HTTP API."),
     Setting(
