@@ -10,7 +10,6 @@ import time
 
 from headwater_producers.outbox import Relay
 from headwater_schemas.settings import Environment
-from headwater_streams.status import StatusServer
 
 __all__ = ["relay_once", "serve"]
 
@@ -49,6 +48,8 @@ def serve(env: Environment) -> None:
 
 
 async def _serve(relay: Relay, address: str) -> None:
+    from headwater_streams.status import StatusServer  # brings Faust with it, which `--once` does not need
+
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

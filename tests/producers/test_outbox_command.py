@@ -9,12 +9,15 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
+from headwater_ops.cli import main
 from headwater_producers.outbox import Outbox, OutboxEvent
 from producers.orders import order, read_all
 
@@ -28,14 +31,32 @@ def environment(tmp_path: Path, bootstrap: str) -> dict[str, str]:
     }
 
 
-def headwater(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "headwater_ops.cli", "outbox", *arguments],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+@dataclass
+class Done:
+    """What a command left behind."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Headwater = Callable[..., Done]
+
+
+@pytest.fixture
+def headwater(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Headwater:
+    """Runs ``headwater outbox`` in this process."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    def run(*arguments: str) -> Done:
+        with pytest.raises(SystemExit) as ended:
+            main(["outbox", *arguments])
+        return Done(int(ended.value.code or 0), *capsys.readouterr())
+
+    return run
 
 
 def add(environment: dict[str, str], outbox: Outbox, topic: str, event_id: str, error: str | None = None) -> None:
@@ -49,40 +70,40 @@ def add(environment: dict[str, str], outbox: Outbox, topic: str, event_id: str, 
 
 
 def test_once_sends_what_is_there_and_ends(
-    environment: dict[str, str], outbox: Outbox, topic: str, bootstrap: str
+    headwater: Headwater, environment: dict[str, str], outbox: Outbox, topic: str, bootstrap: str
 ) -> None:
-    assert headwater(environment, "create").returncode == 0
+    assert headwater("create").returncode == 0
     add(environment, outbox, topic, "1")
-    done = headwater(environment, "relay", "--once")
+    done = headwater("relay", "--once")
     assert (done.returncode, done.stdout) == (0, "")
     assert "1 events relayed" in done.stderr
     assert len(read_all(bootstrap, topic)) == 1
 
 
-def test_a_database_without_an_outbox_is_said(environment: dict[str, str]) -> None:
-    done = headwater(environment, "relay", "--once")
+def test_a_database_without_an_outbox_is_said(headwater: Headwater) -> None:
+    done = headwater("relay", "--once")
     assert done.returncode == 2
     assert "create_outbox" in done.stderr
 
 
 def test_parked_events_are_shown_and_sent_again(
-    environment: dict[str, str], outbox: Outbox, topic: str, bootstrap: str
+    headwater: Headwater, environment: dict[str, str], outbox: Outbox, topic: str, bootstrap: str
 ) -> None:
-    headwater(environment, "create")
+    headwater("create")
     add(environment, outbox, topic, "1", error="too large")
-    [event] = json.loads(headwater(environment, "parked", "--json").stdout)
+    [event] = json.loads(headwater("parked", "--json").stdout)
     assert (event["id"], event["topic"], event["key"], event["error"]) == ("1", topic, "a", "too large")
-    assert headwater(environment, "retry").returncode == 2
-    assert "0 events" in headwater(environment, "retry", "other").stdout
-    assert "1 events" in headwater(environment, "retry", "--all").stdout
-    assert headwater(environment, "relay", "--once").returncode == 0
+    assert headwater("retry").returncode == 2
+    assert "0 events" in headwater("retry", "other").stdout
+    assert "1 events" in headwater("retry", "--all").stdout
+    assert headwater("relay", "--once").returncode == 0
     assert len(read_all(bootstrap, topic)) == 1
 
 
 def test_the_relay_runs_until_it_is_told_to_end(
-    environment: dict[str, str], outbox: Outbox, topic: str, bootstrap: str
+    headwater: Headwater, environment: dict[str, str], outbox: Outbox, topic: str, bootstrap: str
 ) -> None:
-    headwater(environment, "create")
+    headwater("create")
     with subprocess.Popen(
         [sys.executable, "-m", "headwater_ops.cli", "outbox", "relay"],
         env=os.environ | environment | {"HEADWATER_OUTBOX_POLL": "100ms"},
