@@ -11,7 +11,7 @@ from headwater_producers.encoding import event_encoder
 from headwater_schemas.catalogue import Catalogue, TopicSpec
 from headwater_schemas.codec import Codec
 from headwater_schemas.events import Task
-from headwater_tasks.state import version
+from headwater_tasks.state import purge_version, version
 
 __all__ = ["CHANGES", "CONTROL", "DOMAIN", "ENTITY", "TASKS", "TaskChanges", "instant"]
 
@@ -36,7 +36,7 @@ class TaskChanges:
         schema = codec.catalogue.schema(_CONTRACT)
         alone = Codec(Catalogue.of(topics=[TopicSpec(_CONTRACT, _CONTRACT)], schemas=[schema]), codec.registry)
         self.values = AvroValues(event_encoder(alone, _CONTRACT), alone.decoder(_CONTRACT, type=Task))
-        self._source = source
+        self.source = source
 
     def event(self, task: Task, at: datetime) -> dict[str, Any]:
         """The change event that puts ``task``."""
@@ -48,7 +48,20 @@ class TaskChanges:
             "op": "UPSERT",
             "schema_id": schema_id,
             "value": payload,
-            "source": self._source,
+            "source": self.source,
+            "occurred_at": at,
+        }
+
+    def deletion(self, task: Task, at: datetime) -> dict[str, Any]:
+        """The change event that removes ``task``, which has ended."""
+        return {
+            "entity": ENTITY,
+            "key": task.id,
+            "version": purge_version(task),
+            "op": "DELETE",
+            "schema_id": None,
+            "value": None,
+            "source": self.source,
             "occurred_at": at,
         }
 

@@ -65,6 +65,11 @@ class TaskHistory:
         if commands:
             await self._connection.async_driver.run(_do(commands))
 
+    async def aremove_many(self, ids: Sequence[str]) -> None:
+        """Forget tasks."""
+        if ids:
+            await self._connection.async_driver.run(_do([("UNLINK", _PREFIX + id_) for id_ in ids]))
+
     def of(self, task: Task) -> list[Transition]:
         """What ``task`` went through, oldest first; the last is the state that it is in."""
         return self._connection.driver.run(self._of(task))

@@ -14,7 +14,7 @@ import heapq
 import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from redis.exceptions import NoScriptError
@@ -25,16 +25,31 @@ from headwater_cache.steps import Ask, Batch, Command, Step
 from headwater_schemas.clock import Clock, SystemClock
 from headwater_schemas.errors import UsageError
 from headwater_schemas.events import Task, TaskState
-from headwater_tasks.state import version
+from headwater_tasks.state import TERMINAL, version
 
-__all__ = ["TaskIndex", "check_cursor", "place_id"]
+__all__ = ["Placed", "TaskIndex", "check_cursor", "place_id"]
 
 _INDEX: Final = "{task:index}"
+Entry = tuple[str, str, str, str, str, int]
+
 _TYPES: Final = "{task:index}:types"
 _TOGETHER: Final = 200
+_NOWHERE: Final = " " * 20
 _SOURCE: Final = resources.files("headwater_tasks").joinpath("index.lua").read_text("utf-8")
 _SHA: Final = hashlib.sha1(_SOURCE.encode(), usedforsecurity=False).hexdigest()
 _CURSOR: Final = re.compile(r"[0-9]{16}\.[!-~]{1,512}")
+
+
+class Placed(NamedTuple):
+    """A state of a task, and the offset of its change event; ``None``: it comes from the submission.
+
+    Args:
+        mends: it only repeats the newest state, so that the log ends with it.
+    """
+
+    task: Task
+    offset: int | None = None
+    mends: bool = False
 
 
 class TaskIndex:
@@ -47,12 +62,20 @@ class TaskIndex:
 
     def __init__(self, redis: RedisSettings, clock: Clock | None = None) -> None:
         self._connection = Connection("task-index", redis, clock or SystemClock())
-        self._types: set[str] = set()
 
-    async def aput_many(self, tasks: Sequence[Task]) -> None:
-        """Put tasks where their states say, unless the index knows a newer state."""
-        if tasks:
-            await self._connection.async_driver.run(self._put_many(tasks))
+    async def aput_many(self, entries: Sequence[Placed]) -> list[str]:
+        """Put tasks where their states say, unless the index knows a newer state.
+
+        Gives the tasks whose newest state was written to the log before the older one that is given here: the log must
+        end with the newest, so it has to be said again.
+        """
+        return await self._connection.async_driver.run(self._run([_entry(each) for each in entries])) if entries else []
+
+    async def aremove_many(self, ids: Sequence[tuple[str, int]]) -> None:
+        """Take tasks out, unless the index knows a newer state than these versions."""
+        entries = [(id_, f"{number:019d}", "", _NOWHERE, "", 0) for id_, number in ids]
+        if entries:
+            await self._connection.async_driver.run(self._run(entries))
 
     def page(
         self, types: Sequence[str] | None, states: Sequence[TaskState], after: str | None, limit: int
@@ -76,6 +99,10 @@ class TaskIndex:
         (members,) = await self._connection.async_driver.run(_ask([command]))
         return [member.decode() for member in members]
 
+    async def aended_before(self, seconds: float, limit: int) -> list[str]:
+        """Up to ``limit`` tasks of each type and terminal state that were submitted before, oldest first."""
+        return await self._connection.async_driver.run(self._ended_before(seconds, limit))
+
     def close(self) -> None:
         """Close the connections of blocking callers."""
         self._connection.close()
@@ -86,27 +113,20 @@ class TaskIndex:
 
     # -- steps ----------------------------------------------------------------------------------------------------
 
-    def _put_many(self, tasks: Sequence[Task]) -> Step[None]:
-        new = {task.type for task in tasks} - self._types
-        if new:
-            yield Ask(("SADD", _TYPES, *sorted(new)))
-            self._types |= new
-        commands: list[Command] = []
-        for start in range(0, len(tasks), _TOGETHER):
-            # One argument for all: the client spends more on each argument than Redis on unpacking it.
-            entries = [
-                (task.id, f"{version(task):019d}", _time(task), _place(task.type, task.state))
-                for task in tasks[start : start + _TOGETHER]
-            ]
-            commands.append(("EVALSHA", _SHA, 1, _INDEX, msgspec.msgpack.encode(entries)))
+    def _run(self, entries: Sequence[Entry]) -> Step[list[str]]:
+        # One argument for all: the client spends more on each argument than Redis on unpacking it.
+        commands: list[Command] = [
+            ("EVALSHA", _SHA, 1, _INDEX, msgspec.msgpack.encode(entries[start : start + _TOGETHER]))
+            for start in range(0, len(entries), _TOGETHER)
+        ]
         replies = yield Batch(commands)
         lacking = [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if lacking:
             yield Ask(("SCRIPT", "LOAD", _SOURCE))
-            yield from _ask([commands[at] for at in lacking])
-        for reply in replies:
-            if isinstance(reply, Exception) and not isinstance(reply, NoScriptError):
-                raise reply
+            again = yield Batch([commands[at] for at in lacking])
+            for at, reply in zip(lacking, again, strict=True):
+                replies[at] = reply
+        return [id_.decode() for reply in _checked(replies) for id_ in reply]
 
     def _page(
         self, types: Sequence[str] | None, states: Sequence[TaskState], after: str | None, limit: int
@@ -121,6 +141,18 @@ class TaskIndex:
             ]
         )
         return heapq.nlargest(limit, (member.decode() for page in pages for member in page))
+
+    def _ended_before(self, seconds: float, limit: int) -> Step[list[str]]:
+        types = yield from self._all_types()
+        last = f"({_micros(seconds)}."
+        pages = yield from _ask(
+            [
+                ("ZRANGEBYLEX", f"{_INDEX}:{_place(type_, state)}", "-", last, "LIMIT", 0, limit)
+                for type_ in types
+                for state in sorted(TERMINAL)
+            ]
+        )
+        return [member.decode() for page in pages for member in page]
 
     def _all_types(self) -> Step[list[str]]:
         names = yield Ask(("SMEMBERS", _TYPES))
@@ -150,11 +182,20 @@ def place_id(member: str) -> str:
 
 
 def _ask(commands: Sequence[Command]) -> Step[list[Any]]:
-    replies: list[Any] = (yield Batch(commands)) if commands else []
+    return _checked((yield Batch(commands)) if commands else [])
+
+
+def _checked(replies: list[Any]) -> list[Any]:
     for reply in replies:
         if isinstance(reply, Exception):
             raise reply
     return replies
+
+
+def _entry(placed: Placed) -> Entry:
+    task, offset, mends = placed
+    where = _NOWHERE if offset is None else f"{offset:020d}"
+    return task.id, f"{version(task):019d}", _time(task), where, _place(task.type, task.state), int(mends)
 
 
 def _place(type_: str, state: str) -> str:
@@ -162,4 +203,8 @@ def _place(type_: str, state: str) -> str:
 
 
 def _time(task: Task) -> str:
-    return f"{round(task.submitted_at.timestamp() * 1_000_000):016d}"
+    return _micros(task.submitted_at.timestamp())
+
+
+def _micros(seconds: float) -> str:
+    return f"{round(seconds * 1_000_000):016d}"

@@ -40,6 +40,7 @@ __all__ = [
     "advance",
     "begun",
     "pending",
+    "purge_version",
     "version",
 ]
 
@@ -214,6 +215,11 @@ def version(task: Task) -> int:
     else:
         attempt, step = task.attempt, _LAST_STEP if task.state is TaskState.RETRY_WAIT else task.step
     return ((task.run << _ATTEMPT_BITS | attempt) << _STEP_BITS) | step
+
+
+def purge_version(task: Task) -> int:
+    """The version of the deletion of a task that has ended: above everything of its run, below a later one."""
+    return version(task) + 1
 
 
 def _must_run(task: Task, event: Event) -> None:
