@@ -10,7 +10,7 @@ from headwater_schemas import wire
 from headwater_schemas.errors import UsageError
 from headwater_streams.deadletters import DeadLetter, LetterId, NotRedrivable, Selection
 from headwater_streams.deadletters.letter import Origin
-from headwater_streams.deadletters.redrive import Options, redriven, target_of
+from headwater_streams.deadletters.redrive import Options, Targets, redriven
 from headwater_streams.deadletters.selection import kinds
 from headwater_streams.handlers.message import Headers
 from headwater_streams.testing import MemoryMessage
@@ -130,11 +130,11 @@ def test_kinds_count_and_keep_the_newest_sample() -> None:
 def test_a_letter_goes_back_through_the_shortest_tier_of_its_group() -> None:
     tiers = {f"orders.placed.billing.retry.{delay}": 4 for delay in ("1m", "10s", "1h")}
 
-    assert target_of(LETTER, TOPICS | tiers | {"orders.placed.other.retry.1s": 4}) == "orders.placed.billing.retry.10s"
+    assert Targets(TOPICS | tiers | {"orders.placed.other.retry.1s": 4}).of(LETTER) == "orders.placed.billing.retry.10s"
 
 
 def test_without_tiers_a_letter_goes_back_through_the_parking_log() -> None:
-    assert target_of(LETTER, TOPICS) == "orders.placed.billing.retry.parked"
+    assert Targets(TOPICS).of(LETTER) == "orders.placed.billing.retry.parked"
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_a_letter_without_a_way_back_is_refused_with_the_reason(
     letter: DeadLetter, topics: dict[str, int], why: str
 ) -> None:
     with pytest.raises(NotRedrivable, match=why):
-        target_of(letter, topics)
+        Targets(topics).of(letter)
 
 
 def test_what_goes_back_is_the_record_with_a_life_of_its_own() -> None:

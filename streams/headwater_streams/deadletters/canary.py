@@ -9,7 +9,6 @@ from faust.types import TP
 
 from headwater_schemas.clock import Clock
 from headwater_streams.deadletters.letter import DeadLetter, LetterId
-from headwater_streams.handlers.family import Family
 from headwater_streams.transport.log import Log
 
 __all__ = ["Canary", "Verdict", "watch"]
@@ -42,10 +41,10 @@ _Name = tuple[object, str | None, str | None, int]
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """A redriven letter: where it stands, and the topics in which it may show up again."""
+    """A redriven letter, and where it stands."""
 
     letter: DeadLetter
-    family: Family
+    group: str
     handler: str
     place: TP
     offset: int
@@ -53,7 +52,7 @@ class Canary:
     @property
     def name(self) -> _Name:
         """This redrive of this record: what stays the same through retries and the next death."""
-        return (self.letter.origin, self.family.group, self.handler, self.letter.redrives + 1)
+        return (self.letter.origin, self.group, self.handler, self.letter.redrives + 1)
 
 
 def watch(
@@ -99,8 +98,8 @@ def watch(
 
 def _committed(log: Log, waiting: Sequence[Canary], places: Mapping[_Name, Mapping[TP, int]]) -> dict[TP, int]:
     found: dict[TP, int] = {}
-    for group in {canary.family.group for canary in waiting}:
-        mine = {tp for canary in waiting if canary.family.group == group for tp in places[canary.name]}
+    for group in {canary.group for canary in waiting}:
+        mine = {tp for canary in waiting if canary.group == group for tp in places[canary.name]}
         found |= log.committed(group, mine)
     return found
 

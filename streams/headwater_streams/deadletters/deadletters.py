@@ -22,8 +22,8 @@ from headwater_streams.deadletters.redrive import (
     Options,
     Redrive,
     RedriveReport,
+    Targets,
     redriven,
-    target_of,
 )
 from headwater_streams.deadletters.selection import Kind, Selection, kinds
 from headwater_streams.deadletters.standing import SUFFIX, Standing, standing
@@ -207,8 +207,8 @@ class DeadLetters:
             Unavailable: brokers or registry do not answer.
         """
         found, _ = self.get(letter)
-        target = target_of(found, self._log.topics())
-        assert found.origin is not None, "target_of refuses what has none"
+        target = Targets(self._log.topics()).of(found)
+        assert found.origin is not None, "refused otherwise"
         record = self._codec.from_json(found.origin.topic, value)
         edited = replace(found, value=self._codec.encoder(found.origin.topic)(record))
         changed = _changed(self.value(found)["value"], record)

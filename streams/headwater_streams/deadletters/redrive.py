@@ -10,7 +10,7 @@ and redriving ends.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 
@@ -26,7 +26,7 @@ from headwater_streams.handlers.failure import FENCE
 from headwater_streams.handlers.family import Family
 from headwater_streams.handlers.message import Headers
 
-__all__ = ["NotRedrivable", "Options", "Redrive", "RedriveReport", "redriven", "target_of"]
+__all__ = ["NotRedrivable", "Options", "Redrive", "RedriveReport", "Targets", "redriven"]
 
 _CHUNK = 200  # letters of one transaction
 
@@ -100,35 +100,49 @@ class RedriveReport:
     stopped: str | None = None
 
 
-def family_of(letter: DeadLetter, topics: Collection[str]) -> Family:
-    """The retry topics of the letter's group that exist.
-
-    Raises:
-        NotRedrivable: it does not say where it came from.
-    """
-    if letter.origin is None or letter.group is None or letter.handler is None:
-        raise NotRedrivable(f"{letter.id} was not written by a handler: it does not say where it came from")
-    return Family.of(letter.origin.topic, letter.group, (), topics)
-
-
-def target_of(letter: DeadLetter, topics: Mapping[str, int]) -> str:
-    """The topic through which the letter reaches its handler again.
+class Targets:
+    """Where letters go back to.
 
     Args:
         topics: the partitions of each topic of the cluster.
-
-    Raises:
-        NotRedrivable: there is none.
     """
-    family = family_of(letter, topics)
-    if letter.by_batch_handler:
-        raise NotRedrivable(f"{letter.id}: {letter.handler} takes batches, which read nothing back from retry topics")
-    target = family.tiers[0][1] if family.tiers else family.parked
-    if letter.id.partition >= topics.get(target, 0):
-        raise NotRedrivable(
-            f"{letter.id}: {target} has no partition {letter.id.partition}: start a worker of the group"
-        )
-    return target
+
+    def __init__(self, topics: Mapping[str, int]) -> None:
+        self._topics = topics
+        self._families: dict[tuple[str, str], Family] = {}
+
+    def family(self, letter: DeadLetter) -> Family:
+        """The retry topics of the letter's group that exist.
+
+        Raises:
+            NotRedrivable: it does not say where it came from.
+        """
+        if letter.origin is None or letter.group is None or letter.handler is None:
+            raise NotRedrivable(f"{letter.id} was not written by a handler: it does not say where it came from")
+        key = (letter.origin.topic, letter.group)
+        if key not in self._families:
+            self._families[key] = Family.of(*key, (), self._topics)
+        return self._families[key]
+
+    def of(self, letter: DeadLetter) -> str:
+        """The topic through which the letter reaches its handler again.
+
+        Raises:
+            NotRedrivable: there is none.
+        """
+        family = self.family(letter)
+        if letter.by_batch_handler:
+            raise NotRedrivable(f"{letter.id}: {letter.handler} takes batches, which read nothing back")
+        target = family.tiers[0][1] if family.tiers else family.parked
+        number = letter.id.partition
+        if number >= self._topics.get(target, 0):
+            raise NotRedrivable(f"{letter.id}: {target} has no partition {number}: start a worker of the group")
+        return target
+
+    def watched(self, letter: DeadLetter) -> set[TP]:
+        """The partitions in which the letter can show up again."""
+        names = (*self.family(letter).created, letter.id.topic)
+        return {TP(name, letter.id.partition) for name in names if letter.id.partition < self._topics.get(name, 0)}
 
 
 def redriven(letter: DeadLetter, target: str, now: float, *, handler: str | None, value: bytes | None) -> Move:
@@ -165,7 +179,7 @@ class Redrive:
         progress: Callable[[int], None] | None = None,
     ) -> None:
         self._act = act
-        self._topics = topics
+        self._targets = Targets(topics)
         self._options = options
         self._report = report
         self._sleep = sleep
@@ -195,7 +209,7 @@ class Redrive:
                 report.guarded += 1
             else:
                 try:
-                    yield letter, target_of(letter, self._topics)
+                    yield letter, self._targets.of(letter)
                 except NotRedrivable as exc:
                     report.refused.append((letter.id, str(exc)))
 
@@ -228,24 +242,18 @@ class Redrive:
     def _fly(self, chosen: list[tuple[DeadLetter, str]]) -> Verdict:
         """Redrive the canaries and wait for their outcome."""
         log = self._act.desk.log
-        families = [family_of(letter, self._topics) for letter, _ in chosen]
-        watched = {
-            TP(name, letter.id.partition)
-            for (letter, _), family in zip(chosen, families, strict=True)
-            for name in (*family.created, letter.id.topic)
-            if letter.id.partition < self._topics.get(name, 0)
-        }
+        watched = {tp for letter, _ in chosen for tp in self._targets.watched(letter)}
         before = log.ends(watched)
         offsets = self._move(chosen)
         canaries = [
             Canary(
                 letter=letter,
-                family=family,
+                group=letter.group or "",
                 handler=self._options.handler or letter.handler or "",
                 place=TP(target, letter.id.partition),
                 offset=offset,
             )
-            for (letter, target), family, offset in zip(chosen, families, offsets, strict=True)
+            for (letter, target), offset in zip(chosen, offsets, strict=True)
         ]
         timeout, clock = self._options.canary_timeout, self._act.desk.clock
         return watch(log, canaries, before, timeout=timeout, clock=clock, sleep=self._sleep)
