@@ -88,8 +88,8 @@ class LoggedCancellations(KnownCancellations):
     async def caught_up(self) -> None:
         if self._ready:
             return
-        if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._follow, name="headwater-cancellations", daemon=True)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="headwater-cancellations", daemon=True)
             self._thread.start()
         if not await asyncio.to_thread(self._read.wait, _PATIENCE):
             raise BrokerUnavailable(f"{CONTROL} could not be read to its end in {_PATIENCE:.0f} s")
@@ -99,6 +99,15 @@ class LoggedCancellations(KnownCancellations):
         self._stopping.set()
         if self._thread is not None:
             self._thread.join(_PATIENCE)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._follow()
+            except (KafkaException, UnknownTopic, Unavailable) as exc:
+                # From the beginning again: what is known stays known, and repeats do no harm.
+                logger.warning("cancellations cannot be read now, and are read again in a second: %s", exc)
+                self._stopping.wait(1.0)
 
     def _follow(self) -> None:
         client = Consumer(
@@ -118,9 +127,6 @@ class LoggedCancellations(KnownCancellations):
                     self._take(message, unread)
                 if not unread:
                     self._read.set()
-        except (KafkaException, UnknownTopic) as exc:
-            logger.error("cancellations are not read any more, until a task asks again: %s", exc)
-            self._ready = False
         finally:
             client.close()
 
@@ -145,8 +151,6 @@ class LoggedCancellations(KnownCancellations):
             request = self._decode(message.value())
         except BadRecord as exc:
             logger.error("%s[%d]@%d is no cancellation: %s", CONTROL, message.partition(), message.offset(), exc)
-        except Unavailable as exc:
-            raise KafkaException(KafkaError(KafkaError._FAIL, str(exc))) from exc
         else:
             if request is not None:
                 self.add(request)

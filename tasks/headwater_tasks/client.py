@@ -12,7 +12,6 @@ import msgspec
 
 from headwater_cache import EntityCache, RedisSettings
 from headwater_producers import Delivery, EventProducer, ProducerSettings
-from headwater_schemas.catalogue import Catalogue
 from headwater_schemas.clock import Clock, SystemClock
 from headwater_schemas.codec import Codec
 from headwater_schemas.durations import Duration, seconds
@@ -82,7 +81,7 @@ class TaskClient:
         codec = Codec.from_env(env)
         changes = TaskChanges(codec, source)
         redis = RedisSettings.from_env(env)
-        producer = EventProducer(ProducerSettings.from_env(env), Catalogue.from_env(env), codec, source=source)
+        producer = EventProducer(ProducerSettings.from_env(env), codec.catalogue, codec, source=source)
         producer.prepare(TASKS, CONTROL)
         kafka = KafkaSettings.from_env(env)
         return cls(producer, changes, task_view(env, changes), TaskIndex(redis), TaskHistory(redis), kafka, codec)

@@ -202,3 +202,28 @@ async def test_requests_are_counted_by_route_and_not_by_path(http: httpx.AsyncCl
     assert REGISTRY.get_sample_value("headwater_http_request_seconds_count", {"route": "none", "method": "GET"})
     assert (await http.get("/livez")).text == "ok\n"
     assert (await http.get("/readyz")).text == "ok\n"
+
+
+async def test_a_worker_that_starts_later_knows_what_was_cancelled_before(
+    http: httpx.AsyncClient, working: Workers, unique: Callable[[str], str]
+) -> None:
+    name = unique("later")
+    ran = []
+
+    @task(name)
+    async def note(payload: str) -> None:
+        ran.append(payload)
+
+    cancelled = (await http.post("/v1/tasks", json={"type": name, "payload": "cancelled"})).json()["id"]
+    kept = (await http.post("/v1/tasks", json={"type": name, "payload": "kept"})).json()["id"]
+    answer = await http.post(f"/v1/tasks/{cancelled}/cancel", json={"reason": "not needed"})
+    assert (answer.status_code, answer.json()["state"]) == (202, "PENDING")
+
+    async with working(name, note):
+        await until(lambda: http.get(f"/v1/tasks/{kept}"), lambda found: found.json()["state"] == "SUCCEEDED")
+        await until(lambda: http.get(f"/v1/tasks/{cancelled}"), lambda found: found.json()["state"] == "CANCELLED")
+
+    assert ran == ["kept"]
+    problem(await http.post(f"/v1/tasks/{kept}/cancel"), 409, "conflict")
+    problem(await http.post(f"/v1/tasks/{kept}/retry"), 409, "conflict")
+    problem(await http.post("/v1/tasks/none-such/cancel"), 404, "task-not-found")

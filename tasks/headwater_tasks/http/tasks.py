@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
+from headwater_schemas.errors import Unavailable
 from headwater_schemas.events import Task, TaskState
 from headwater_tasks.client import TaskClient
 from headwater_tasks.errors import TaskNotFound
@@ -163,4 +164,7 @@ async def _follow(client: TaskClient, task: Task, after: int) -> AsyncIterator[s
         if silent >= _HEARTBEAT:
             silent = 0.0
             yield ": still there\n\n"
-        current = await client.aget(task.id)
+        try:
+            current = await client.aget(task.id)
+        except Unavailable:
+            continue  # the reader waits with us; heartbeats go on
