@@ -27,7 +27,7 @@ from headwater_schemas.errors import UsageError
 from headwater_schemas.events import Task, TaskState
 from headwater_tasks.state import TERMINAL, version
 
-__all__ = ["Placed", "TaskIndex", "check_cursor", "place_id"]
+__all__ = ["CURSOR_PATTERN", "Placed", "TaskIndex", "check_cursor", "place_id"]
 
 _INDEX: Final = "{task:index}"
 Entry = tuple[str, str, str, str, str, int]
@@ -37,7 +37,7 @@ _TOGETHER: Final = 200
 _NOWHERE: Final = " " * 20
 _SOURCE: Final = resources.files("headwater_tasks").joinpath("index.lua").read_text("utf-8")
 _SHA: Final = hashlib.sha1(_SOURCE.encode(), usedforsecurity=False).hexdigest()
-_CURSOR: Final = re.compile(r"[0-9]{16}\.[!-~]{1,512}")
+CURSOR_PATTERN: Final = r"[0-9]{16}\.[!-~]{1,512}"
 
 
 class Placed(NamedTuple):
@@ -171,7 +171,7 @@ def check_cursor(text: str) -> str:
     Raises:
         UsageError: it may not.
     """
-    if _CURSOR.fullmatch(text) is None:
+    if re.fullmatch(CURSOR_PATTERN, text) is None:
         raise UsageError(f"cursor {text[:80]!r} is not one that a list gave")
     return text
 

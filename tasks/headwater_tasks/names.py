@@ -11,10 +11,10 @@ from typing import Final
 
 from headwater_schemas.errors import UsageError
 
-__all__ = ["check_type", "new_id", "task_id"]
+__all__ = ["TYPE_LENGTH", "TYPE_PATTERN", "check_type", "new_id", "task_id"]
 
-_TYPE: Final = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*")
-_TYPE_LENGTH: Final = 100
+TYPE_PATTERN: Final = r"[a-z0-9]+([._-][a-z0-9]+)*"
+TYPE_LENGTH: Final = 100
 _NAMESPACE: Final = uuid.UUID("6f0a4a52-6f0e-5d0c-9a55-5b8a3f1f2c11")
 _KEY_LENGTH: Final = 200
 
@@ -26,7 +26,7 @@ def check_type(type_: str) -> str:
     Raises:
         UsageError: it cannot.
     """
-    if len(type_) > _TYPE_LENGTH or _TYPE.fullmatch(type_) is None:
+    if len(type_) > TYPE_LENGTH or re.fullmatch(TYPE_PATTERN, type_) is None:
         raise UsageError(
             f"{type_!r} cannot name a task: pass words of a-z 0-9 joined by '.', '_' or '-', such as 'invoice.render'"
         )

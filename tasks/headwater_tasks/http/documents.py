@@ -13,6 +13,7 @@ from headwater_schemas.durations import seconds
 from headwater_schemas.errors import UsageError
 from headwater_schemas.events import Task, TaskState
 from headwater_tasks.history import Transition
+from headwater_tasks.names import TYPE_LENGTH, TYPE_PATTERN
 
 __all__ = ["CancelRequest", "EmitRequest", "Emitted", "Submission", "TaskDocument", "TaskHistoryDocument", "TaskList"]
 
@@ -26,9 +27,12 @@ def _duration(value: Any) -> Any:
 
 _YEAR = 366 * 86_400.0
 
+_Text = Annotated[str, Field(pattern=r"^\d{1,9}(\.\d{1,3})?(ms|s|m|h|d)$")]
+_Seconds = Annotated[float, Field(ge=0, le=_YEAR)]
+
 DurationField = Annotated[
     float,
-    BeforeValidator(_duration, json_schema_input_type=str | float),
+    BeforeValidator(_duration, json_schema_input_type=_Text | _Seconds),
     Field(ge=0, le=_YEAR, allow_inf_nan=False),
 ]
 
@@ -40,10 +44,15 @@ class _Request(BaseModel):
 class Submission(_Request):
     """A task to be run."""
 
-    type: str = Field(description="Which function runs it.", examples=["invoice.render"])
+    type: str = Field(
+        description="Which function runs it.",
+        examples=["invoice.render"],
+        max_length=TYPE_LENGTH,
+        pattern=f"^{TYPE_PATTERN}$",
+    )
     payload: Any = Field(default=None, description="What the function is given.", examples=[{"number": 3}])
     delay: DurationField | None = Field(
-        default=None, description="Not to be run before this long from now: 30s, 10m, 1h, or seconds."
+        default=None, description="Not to be run before this long from now: 30s, 10m, 1h, or seconds; at most 366 days."
     )
     deadline: DurationField | None = Field(
         default=None, description="Not to be run, nor be running, after this long from now."

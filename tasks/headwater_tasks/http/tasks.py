@@ -16,7 +16,8 @@ from headwater_tasks.errors import TaskNotFound
 from headwater_tasks.http.access import requires
 from headwater_tasks.http.documents import CancelRequest, Submission, TaskDocument, TaskHistoryDocument, TaskList
 from headwater_tasks.http.problems import responses
-from headwater_tasks.names import check_type, task_id
+from headwater_tasks.index import CURSOR_PATTERN
+from headwater_tasks.names import TYPE_LENGTH, TYPE_PATTERN, task_id
 from headwater_tasks.state import TERMINAL, version
 
 __all__ = ["router"]
@@ -51,7 +52,7 @@ async def submit(
     """
     client = _client(request)
     if idempotency_key is not None:
-        known = await client.aget(task_id(check_type(submission.type), idempotency_key))
+        known = await client.aget(task_id(submission.type, idempotency_key))
         if known is not None:
             return _answer(known, response)
     handle = await client.submit(
@@ -69,8 +70,10 @@ async def list_tasks(
     request: Request,
     response: Response,
     state: Annotated[TaskState | None, Query(description="Only tasks in this state.")] = None,
-    type: Annotated[str | None, Query(max_length=100, description="Only tasks of this type.")] = None,  # noqa: A002
-    cursor: Annotated[str | None, Query(max_length=600, description="Continue behind a page.")] = None,
+    type: Annotated[  # noqa: A002
+        str | None, Query(max_length=TYPE_LENGTH, pattern=f"^{TYPE_PATTERN}$", description="Only tasks of this type.")
+    ] = None,
+    cursor: Annotated[str | None, Query(pattern=f"^{CURSOR_PATTERN}$", description="Continue behind a page.")] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> TaskList:
     """Tasks, newest submission first.
@@ -99,7 +102,7 @@ async def history(id: TaskId, request: Request) -> TaskHistoryDocument:  # noqa:
 @router.get(
     "/{id}/events",
     dependencies=_READ,
-    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}, **responses(404)},
+    responses={200: {"content": {"text/event-stream": {}}}, **responses(404)},
     response_class=StreamingResponse,
 )
 async def events(
