@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, KafkaException, TopicPartition
 from faust.types import TP
 
 from headwater_ops.demo.topics import GROUP
 from headwater_schemas.errors import BrokerUnavailable, Unavailable
 from headwater_schemas.settings import KafkaSettings
-from headwater_streams.transport.log import Log
 
 __all__ = ["Backlog"]
 
@@ -26,7 +25,6 @@ class Backlog:
     """
 
     def __init__(self, kafka: KafkaSettings) -> None:
-        self._log = Log(kafka)
         self._consumer = Consumer({**kafka.client_config(), "group.id": GROUP, "enable.auto.commit": False})
 
     def records(self, topics: list[str]) -> int:
@@ -35,14 +33,20 @@ class Backlog:
         Raises:
             BrokerUnavailable: Kafka does not answer.
         """
-        existing = self._log.topics()
         tiers = tuple(f"{topic}.{GROUP}.retry." for topic in topics)
-        read = [name for name in existing if name in topics or name.startswith(tiers)]
-        partitions = [TP(name, number) for name in read for number in range(existing[name])]
-        # Committed first: what is committed meanwhile must not make the lag look smaller than it was.
-        committed = self._committed(partitions)
-        ends = self._log.ends(partitions)
-        return sum(max(0, ends[tp] - committed[tp]) for tp in partitions)
+        try:
+            existing = self._consumer.list_topics(timeout=_ANSWER).topics
+            read = [name for name in existing if name in topics or name.startswith(tiers)]
+            partitions = [TopicPartition(name, number) for name in read for number in existing[name].partitions]
+            # Committed first: what is committed meanwhile must not make the lag look smaller than it was.
+            committed = self._consumer.committed(partitions, timeout=_ANSWER)
+            # As a time, the end of the log is the number of OFFSET_END.
+            asked = [TopicPartition(tp.topic, tp.partition, OFFSET_END) for tp in partitions]
+            ends = self._consumer.offsets_for_times(asked, timeout=_ANSWER)
+        except KafkaException as exc:
+            raise BrokerUnavailable(f"cannot read what the worker has settled: {exc.args[0].str()}") from exc
+        settled = {TP(tp.topic, tp.partition): max(0, tp.offset) for tp in committed}
+        return sum(max(0, tp.offset - settled[TP(tp.topic, tp.partition)]) for tp in ends)
 
     def await_empty(self, topics: list[str], watch: Callable[[], None], timeout: float) -> None:
         """Block until nothing is left, twice in a row: what is settled may have emitted more.
@@ -66,11 +70,3 @@ class Backlog:
     def close(self) -> None:
         """Let go of the connection."""
         self._consumer.close()
-
-    def _committed(self, partitions: list[TP]) -> dict[TP, int]:
-        asked = [TopicPartition(tp.topic, tp.partition) for tp in partitions]
-        try:
-            answer = self._consumer.committed(asked, timeout=_ANSWER)
-        except KafkaException as exc:
-            raise BrokerUnavailable(f"cannot read what the worker has settled: {exc.args[0].str()}") from exc
-        return {TP(found.topic, found.partition): max(0, found.offset) for found in answer}

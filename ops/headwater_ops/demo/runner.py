@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Self
 
 import redis
 from faust.types import TP
@@ -24,7 +25,7 @@ from headwater_ops.demo.topics import DELAYED, LEGS, SENT_TOPICS
 from headwater_ops.demo.verdict import Verdict
 from headwater_ops.demo.visibility import Visibility
 from headwater_ops.demo.worker import DemoWorker, Metrics
-from headwater_producers import EventProducer
+from headwater_producers import EventProducer, ProducerSettings
 from headwater_schemas import topics as admin
 from headwater_schemas.catalogue import Catalogue
 from headwater_schemas.clock import SystemClock
@@ -60,20 +61,21 @@ class Demo:
 
     Args:
         settings: the ``HEADWATER_*`` variables of the servers.
-        folder: for the worker's log and pid file.
+        folder: for the log of the worker.
         stages: where progress is shown.
     """
 
     def __init__(self, settings: Mapping[str, str], folder: Path, stages: Stages) -> None:
-        self._settings = {**settings, **_TUNING}
-        self._env = Environment(self._settings)
+        self.settings = {**settings, **_TUNING}
+        self._env = Environment(self.settings)
         self._kafka = KafkaSettings.from_env(self._env)
-        self._stages = stages
+        self.stages = stages
         self._codec = Codec.from_env(self._env)
         self._open = ExitStack()
+        self._open.callback(self._codec.registry.close)
         self.worker = DemoWorker(folder)
 
-    def __enter__(self) -> Demo:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -91,12 +93,16 @@ class Demo:
         started = time.monotonic()
         figures = Figures(flights=len(data.flights))
         verdict = Verdict()
-        with self._stages.stage("prepare", "topics, worker and reference data"):
+        with self.stages.stage("prepare", "topics, worker and reference data"):
             self._create_topics()
-            self.worker.start(self._settings)
+            self.worker.start(self.settings)
             entities = Entities.from_env(self._env, self._codec, source="headwater-demo")
             self._open.callback(entities.close)
-            producer = self._open.enter_context(EventProducer.from_env(source="headwater-demo", env=self._env))
+            producer = self._open.enter_context(
+                EventProducer(
+                    ProducerSettings.from_env(self._env), self._codec.catalogue, self._codec, source="headwater-demo"
+                )
+            )
             producer.prepare(*SENT_TOPICS)
             send_references(data, producer, entities)
             poisoner = Poisoner(self._codec.catalogue, self._codec.registry)
@@ -105,7 +111,7 @@ class Demo:
         sending = self._replay(data, producer, poisoner, entities, rate, figures)
         self._judge(Oracle(data), sending, entities, verdict, figures)
         figures.total_seconds = time.monotonic() - started
-        figures.seconds_by_stage = dict(self._stages.seconds)
+        figures.seconds_by_stage = dict(self.stages.seconds)
         return Result(figures, verdict)
 
     def _create_topics(self) -> None:
@@ -128,10 +134,10 @@ class Demo:
         backlog = Backlog(self._kafka)
         self._open.callback(backlog.close)
         self._backlog = backlog
-        backlog.await_empty([change_topic(entity) for entity in (PLANE, AIRPORT, AIRLINE)], self._watch, _PATIENCE)
+        backlog.await_empty([change_topic(entity) for entity in (PLANE, AIRPORT, AIRLINE)], self.watch, _PATIENCE)
         for entity in CONTRACTS:
             while not _ready(entities, entity):
-                self._watch()
+                self.watch()
                 if time.monotonic() > deadline:
                     raise Unavailable(f"the view of {entity} has not caught up after {_PATIENCE:.0f} s")
                 time.sleep(0.1)
@@ -149,7 +155,7 @@ class Demo:
         visibility = Visibility(entities.view(FLIGHT).get_many, SystemClock(), every=every)
         sending = Sending(data, producer, poisoner, visibility, rate=rate)
         shown = 0.0
-        with self._stages.stage("replay", "replaying flights") as stage:
+        with self.stages.stage("replay", "replaying flights") as stage:
 
             def watch() -> None:
                 nonlocal shown
@@ -159,26 +165,26 @@ class Demo:
                     recent = quantile(visibility.seconds[-200:], 0.5) or 0.0
                     note = f"{sending.per_second:,.0f} events/s, visible after {recent * 1000:.0f} ms"
                     stage.update(sending.sent, sending.total, note)
-                    self._watch()
+                    self.watch()
 
             sending.run(watch)
             while visibility.waiting:
                 visibility.look()
                 watch()
                 time.sleep(0.005)
-        with self._stages.stage("settle", "settling what is left"):
+        with self.stages.stage("settle", "settling what is left"):
             topics = [*_OWN_TOPICS, *_TASK_TOPICS]
-            self._backlog.await_empty(topics, self._watch, _PATIENCE)
+            self._backlog.await_empty(topics, self.watch, _PATIENCE)
         figures.events_sent = sending.sent
-        figures.replay_seconds = self._stages.seconds["replay"]
-        figures.events_per_second = sending.sent / (figures.replay_seconds + self._stages.seconds["settle"])
+        figures.replay_seconds = self.stages.seconds["replay"]
+        figures.events_per_second = sending.sent / (figures.replay_seconds + self.stages.seconds["settle"])
         figures.visible_samples = len(visibility.seconds)
         figures.emit_to_visible_p50_ms = _milliseconds(quantile(visibility.seconds, 0.5))
         figures.emit_to_visible_p99_ms = _milliseconds(quantile(visibility.seconds, 0.99))
         return sending
 
     def _judge(self, oracle: Oracle, sending: Sending, entities: Entities, verdict: Verdict, figures: Figures) -> None:
-        with self._stages.stage("check", "checking every flight and airport against the CSV") as stage:
+        with self.stages.stage("check", "checking every flight and airport against the CSV") as stage:
             metrics = self.worker.metrics()
             settled = "headwater_events_settled_total"
             figures.events_settled = sum(metrics.total(settled, topic=topic, outcome="done") for topic in SENT_TOPICS)
@@ -200,7 +206,12 @@ class Demo:
         with redis.Redis.from_url(RedisSettings.from_env(self._env).url) as client:
             return int(client.dbsize())
 
-    def _watch(self) -> None:
+    def watch(self) -> None:
+        """Called several times a second while the run waits for anything.
+
+        Raises:
+            StackUnavailable: the worker has ended; the message has the end of its log.
+        """
         self.worker.check()
 
 

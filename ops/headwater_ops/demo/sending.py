@@ -18,7 +18,7 @@ from headwater_schemas.wire import change_topic
 __all__ = ["Sending", "send_references"]
 
 _LOOK_EVERY: Final = 64
-_OUTSTANDING: Final = 5_000
+_OUTSTANDING: Final = 10_000
 """Events that may be invisible yet before sending pauses."""
 
 
@@ -39,7 +39,7 @@ class Sending:
     """One replay.
 
     Args:
-        visibility: told of every event. Without a ``rate`` it also sets the pace: sending pauses while 5,000 events are
+        visibility: told of every event. Without a ``rate`` it also sets the pace: sending pauses while 10,000 events are
             not visible yet, so the replay goes as fast as the pipeline follows, and nothing piles up.
         rate: events per second instead; what the pipeline cannot follow piles up on the log.
     """

@@ -46,6 +46,7 @@ class Stages:
             disable=quiet,
             refresh_per_second=4,
         )
+        self.current: str | None = None
         self.seconds: dict[str, float] = {}
 
     def __enter__(self) -> Self:
@@ -60,8 +61,10 @@ class Stages:
     @contextmanager
     def stage(self, name: str, title: str) -> Iterator[Stage]:
         """A stage, from entering to leaving; ``name`` is what its time is filed under."""
+        self.current = name
         started = self._clock.monotonic()
         task = self._progress.add_task(title, total=None, note="")
         yield Stage(self._progress, task)
+        self.current = None
         self.seconds[name] = self._clock.monotonic() - started
         self._progress.update(task, total=1, completed=1)

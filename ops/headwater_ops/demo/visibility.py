@@ -1,6 +1,6 @@
 """How long an event takes from ``emit`` to a reader of the cache, measured as a reader sees it.
 
-One event in so many is a sample: from its emit on, its flight is read from the cache every few milliseconds until
+One event in so many is a sample: from its emit on, its flight is read from the cache every twenty milliseconds until
 the state shows the event. That measures what a client would, polling interval included; the reads cost the pipeline a
 little, and count among its cache hits.
 """
@@ -18,7 +18,7 @@ from headwater_schemas.clock import Clock
 
 __all__ = ["Visibility"]
 
-_INTERVAL = 0.005  # seconds between two looks: what a sample may be too long by
+_INTERVAL = 0.02  # seconds between two looks: what a sample may be too long by
 _READ_TOGETHER = 32
 
 ReadMany = Callable[[Sequence[str]], Mapping[str, Mapping[str, Any]]]
@@ -68,7 +68,7 @@ class Visibility:
             self._waiting.append(_Sample(event.key, event.topic, self._seen, self._clock.monotonic()))
 
     def look(self) -> None:
-        """Read the flights that wait longest, at most once every five milliseconds. Blocks for one round trip."""
+        """Read the flights that wait longest, at most once every twenty milliseconds. Blocks for one round trip."""
         if not self._waiting or self._clock.monotonic() < self._looked_at + _INTERVAL:
             return
         batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _READ_TOGETHER))]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
 import time
 import urllib.error
@@ -12,14 +15,13 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from headwater_ops.stack.ports import HOST, choose
-from headwater_ops.stack.process import ServerProcess
 from headwater_schemas.errors import StackUnavailable
 
 __all__ = ["DemoWorker", "Metrics"]
 
-_APP = "headwater_ops.demo.app:app"
 _GRACE = 40.0
 _REQUEST = 5.0
+_TAIL = 40
 
 
 class Metrics:
@@ -41,36 +43,28 @@ class Metrics:
 
 
 class DemoWorker:
-    """``headwater worker headwater_ops.demo.app:app`` in the background, its log and pid file in ``folder``.
-
-    One that an earlier run left behind is stopped first.
-    """
+    """The worker in the background, its log in ``folder``. It ends when this process does, however that ends."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._process = ServerProcess("worker", folder)
-        self._process.stop(_GRACE)
-        self._process.log.unlink(missing_ok=True)
+        self._log = folder / "worker.log"
+        self._log.unlink(missing_ok=True)
+        self._process: subprocess.Popen[bytes] | None = None
         self.url = ""
 
     def start(self, settings: Mapping[str, str]) -> None:
-        """Start it with these settings. Returns at once.
-
-        Raises:
-            StackUnavailable: it ended at once.
-        """
+        """Start it with these settings. Returns at once."""
         port = choose("free", 0, (), "the demo's worker")
         self.url = f"http://{HOST}:{port}"
-        command = [
-            sys.executable,
-            "-m",
-            "headwater_ops.cli",
-            "worker",
-            "headwater_ops.demo.app:app",
-            "--log-level",
-            "warning",
-        ]
-        self._process.spawn(command, {**settings, "HEADWATER_WORKER_HTTP": f"{HOST}:{port}"})
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "headwater_ops.demo.leash"],
+                env={**os.environ, **settings, "HEADWATER_WORKER_HTTP": f"{HOST}:{port}"},
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # a ^C is ours to pass on
+            )
 
     def await_ready(self, timeout: float = 60.0) -> None:
         """Block until it has its partitions.
@@ -82,7 +76,7 @@ class DemoWorker:
         while self._get("/readyz") is None:
             self.check()
             if time.monotonic() > deadline:
-                raise StackUnavailable(f"the worker is not ready after {timeout:.0f} s; {self._process.log_tail()}")
+                raise StackUnavailable(f"the worker is not ready after {timeout:.0f} s; {self._tail()}")
             time.sleep(0.1)
 
     def check(self) -> None:
@@ -91,8 +85,8 @@ class DemoWorker:
         Raises:
             StackUnavailable: it does not; the message has the end of its log.
         """
-        if self._process.find() is None:
-            raise StackUnavailable(f"the worker has ended; {self._process.log_tail(40)}")
+        if self._process is None or self._process.poll() is not None:
+            raise StackUnavailable(f"the worker has ended; {self._tail()}")
 
     def metrics(self) -> Metrics:
         """What it counted so far.
@@ -103,12 +97,29 @@ class DemoWorker:
         text = self._get("/metrics")
         if text is None:
             self.check()
-            raise StackUnavailable(f"the worker does not answer; {self._process.log_tail()}")
+            raise StackUnavailable(f"the worker does not answer; {self._tail()}")
         return Metrics(text)
+
+    def kill(self) -> None:
+        """End it as a crash would: it finishes, commits and says nothing. Blocks until it is gone."""
+        self._end(signal.SIGKILL)
 
     def stop(self) -> None:
         """Let it finish what it has, commit and end. Blocks; fine when it does not run."""
-        self._process.stop(_GRACE)
+        self._end(signal.SIGTERM)
+
+    def _end(self, number: int) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(number)
+        try:
+            process.wait(_GRACE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        assert process.stdin is not None
+        process.stdin.close()
 
     def _get(self, path: str) -> str | None:
         try:
@@ -117,3 +128,10 @@ class DemoWorker:
                 return text
         except (urllib.error.URLError, OSError):
             return None
+
+    def _tail(self) -> str:
+        try:
+            lines = self._log.read_text(errors="replace").splitlines()[-_TAIL:]
+        except OSError:
+            return f"it wrote no log at {self._log}"
+        return "\n".join([f"the end of {self._log}:", *(f"    {line}" for line in lines)])
