@@ -9,6 +9,8 @@ from headwater_cache.errors import (
     CacheFull,
     ContinuityLost,
     InvalidKey,
+    LockLost,
+    LockTaken,
     NotVisibleYet,
     SourceBusy,
     SourceFailed,
@@ -18,6 +20,7 @@ from headwater_cache.errors import (
 )
 from headwater_cache.explain import Explanation
 from headwater_cache.filter import KeyFilter
+from headwater_cache.lock import Lock
 from headwater_cache.near import NearPolicy
 from headwater_cache.reads import Reading
 from headwater_cache.settings import CachePolicy, RedisSettings
@@ -42,6 +45,9 @@ __all__ = [
     "InvalidKey",
     "KeyFilter",
     "Loaded",
+    "Lock",
+    "LockLost",
+    "LockTaken",
     "MsgpackValues",
     "NearPolicy",
     "NotVisibleYet",

@@ -16,6 +16,7 @@ from headwater_cache.epochs import drop_epoch, go_live, live_epoch
 from headwater_cache.explain import Explanation, explain
 from headwater_cache.filter import KeyFilter
 from headwater_cache.loads import Load, SourceReads
+from headwater_cache.lock import Lock
 from headwater_cache.near import NearCache, NearPolicy
 from headwater_cache.readiness import Readiness
 from headwater_cache.reads import Reading, ViewReads
@@ -392,6 +393,23 @@ class EntityCache(Generic[V]):
         """``explain`` for asyncio."""
         return await self._async(explain(self._space, key))
 
+    def lock(self, name: str, *, ttl: Duration = "30s", wait: Duration = "5s") -> Lock:
+        """A lock over all processes, to be entered: ``with cache.lock("report") as lock: … lock.token``.
+
+        For efficiency only: a holder that sleeps past ``ttl``, or a failover, lets another in. What must not be
+        written by two has to check ``lock.token``, which grows from holder to holder. The work that is still going on
+        after half of ``ttl`` calls ``extend``.
+
+        Args:
+            name: as a key of this cache; locks and entries do not share names.
+            ttl: held at most so long, should the holder die.
+            wait: for another to give it back; 0 = do not wait.
+
+        Raises (on entering):
+            LockTaken: another holds it, after ``wait``.
+        """
+        return Lock(self._space, name, ttl, wait, _Runner(self._connection))
+
     # Epochs and audit
 
     def live_epoch(self) -> int:
@@ -480,6 +498,17 @@ class EntityCache(Generic[V]):
 
     def _async(self, step: Step[T]) -> Coroutine[Any, Any, T]:
         return self._connection.async_driver.run(step)
+
+
+class _Runner:
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def run(self, step: Step[T]) -> T:
+        return self._connection.driver.run(step)
+
+    async def arun(self, step: Step[T]) -> T:
+        return await self._connection.async_driver.run(step)
 
 
 def _found(keys: Sequence[str], readings: Sequence[Reading[V]]) -> dict[str, V]:

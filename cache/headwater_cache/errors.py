@@ -8,6 +8,8 @@
     ├── NotVisibleYet        a newer version is known and not here yet, or a token's version has not arrived
     ├── ViewNotReady         the view has not caught up with its log, so a miss says nothing
     ├── ContinuityLost       Redis forgot applied events (failover, emptied): rewind as ``rewind`` says, then go on
+    ├── LockTaken            another holds the lock
+    ├── LockLost             the lock has ended under its holder
     ├── SourceFailed         the source of truth could not be read, and nothing stale may be served
     └── SourceBusy           the bulkhead before the source is full; also an Overloaded
 
@@ -28,6 +30,8 @@ __all__ = [
     "CacheFull",
     "ContinuityLost",
     "InvalidKey",
+    "LockLost",
+    "LockTaken",
     "NotVisibleYet",
     "SourceBusy",
     "SourceFailed",
@@ -67,6 +71,14 @@ class ContinuityLost(Unavailable):
     def __init__(self, message: str, rewind: Rewind) -> None:
         super().__init__(message)
         self.rewind = rewind
+
+
+class LockTaken(Unavailable):
+    """Another holds the lock, and did not give it back within the wait. Do without, or come again later."""
+
+
+class LockLost(Unavailable):
+    """The lock has ended, and another may hold it: stop what it was for, or begin anew under a new one."""
 
 
 class SourceFailed(Unavailable):

@@ -8,8 +8,10 @@ from importlib import resources
 __all__ = [
     "ACQUIRE",
     "APPLY",
+    "EXTEND",
     "GOLIVE",
     "INVALIDATE",
+    "LOCK",
     "PASS",
     "RELEASE",
     "SCRIPTS",
@@ -44,4 +46,6 @@ PASS = Script("pass")
 GOLIVE = Script("golive")
 TAGGED = Script("tagged")
 WATERMARK = Script("watermark")
-SCRIPTS = (APPLY, ACQUIRE, RELEASE, TOUCH, INVALIDATE, PASS, GOLIVE, TAGGED, WATERMARK)
+LOCK = Script("lock")
+EXTEND = Script("extend")
+SCRIPTS = (APPLY, ACQUIRE, RELEASE, TOUCH, INVALIDATE, PASS, GOLIVE, TAGGED, WATERMARK, LOCK, EXTEND)

@@ -95,6 +95,15 @@ class Space:
         """Hash: tag -> when it was last invalidated, on the clock in its field ''."""
         return f"{{{self.name}:{self.epoch}}}:tags"
 
+    def lock(self, name: str) -> str:
+        """Of a lock: outlives the epochs.
+
+        Raises:
+            InvalidKey: as for a key.
+        """
+        self.key(name)
+        return f"{{{self.name}:lock:{name}}}"
+
     # Entries
 
     def now_ms(self) -> int:
