@@ -17,7 +17,8 @@ from typing import Any, Protocol
 from faust.types import TP
 
 from headwater_cache.changes import ApplyResult, Change, Position
-from headwater_cache.continuity import TopicPartition
+from headwater_cache.continuity import Rewind as CacheRewind
+from headwater_cache.continuity import TopicPartition, lost
 from headwater_cache.errors import ContinuityLost
 from headwater_cache.versions import log_version, version
 from headwater_schemas.errors import Unavailable
@@ -39,6 +40,8 @@ class SyncedCache(Protocol):
     def aapply_many(
         self, changes: Sequence[Change], *, positions: Mapping[TopicPartition, int] | None = None
     ) -> Awaitable[list[ApplyResult]]: ...
+
+    def acheck_continuity(self, positions: Mapping[TopicPartition, int]) -> Awaitable[CacheRewind | None]: ...
 
     def amark_ready(
         self, partitions: Sequence[int] = (), *, positions: Mapping[TopicPartition, int] | None = None, total: int
@@ -68,27 +71,45 @@ def sync_cache(
         positions = {TopicPartition(*batch.tp): batch.offsets[-1] + 1}
         try:
             await cache.aapply_many(list(_changes(batch, epoch)), positions=positions)
-        except ContinuityLost as lost:
-            raise _rewind(cache.name, lost) from lost
+        except ContinuityLost as gap:
+            raise _rewind(cache.name, gap) from gap
+
+    compared: set[TP] = set()
 
     @app.timer(1.0, name=f"cache-ready-{cache.name}")  # type: ignore[untyped-decorator]  # Faust's
+    async def follow() -> None:
+        try:
+            await compare()
+            await mark_ready()
+        except ContinuityLost as gap:
+            await app.rewind(_rewind(cache.name, gap))
+        except Unavailable as exc:
+            logger.warning("%s: cannot say that the cache follows its topic: %s", cache.name, exc)
+
+    async def compare() -> None:
+        """Of partitions that were assigned to us: does Redis hold what the group has committed? No event need come."""
+        settled = app.pool.settled(source) if app.pool is not None else {}
+        compared.intersection_update(settled)
+        fresh = {tp: offset for tp, offset in settled.items() if tp not in compared}
+        if not fresh:
+            return
+        rewind = await cache.acheck_continuity({TopicPartition(*tp): offset for tp, offset in fresh.items()})
+        compared.update(fresh)
+        if rewind is not None:
+            raise lost(rewind)
+
     async def mark_ready() -> None:
         """Tell readers which partitions are applied to their end, so that a miss may mean not found."""
         caught_up = {TopicPartition(*tp): offset for tp, offset in (await app.caught_up(source)).items()}
         total = app.partitions_of(source)
         if caught_up and total:
-            try:
-                await cache.amark_ready(positions=caught_up, total=total)
-            except ContinuityLost as lost:
-                await app.rewind(_rewind(cache.name, lost))
-            except Unavailable as exc:
-                logger.warning("%s: cannot say that the view is ready: %s", cache.name, exc)
+            await cache.amark_ready(positions=caught_up, total=total)
 
 
-def _rewind(name: str, lost: ContinuityLost) -> Rewind:
-    logger.warning("%s: %s", name, lost)
-    positions = {TP(tp.topic, tp.partition): offset for tp, offset in lost.rewind.positions.items()}
-    return Rewind(positions, since=lost.rewind.since)
+def _rewind(name: str, gap: ContinuityLost) -> Rewind:
+    logger.warning("%s: %s", name, gap)
+    positions = {TP(tp.topic, tp.partition): offset for tp, offset in gap.rewind.positions.items()}
+    return Rewind(positions, since=gap.rewind.since)
 
 
 def _changes(batch: RecordBatch, epoch: int | None) -> Iterable[Change]:
