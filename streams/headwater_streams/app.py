@@ -21,13 +21,14 @@ from faust.types import TP
 from prometheus_client import REGISTRY
 
 from headwater_producers.envelope import Envelope
-from headwater_schemas.catalogue import Catalogue
+from headwater_schemas.catalogue import Catalogue, TopicSpec
 from headwater_schemas.clock import Clock, SystemClock
 from headwater_schemas.codec import Codec
 from headwater_schemas.durations import Duration
 from headwater_schemas.errors import UnknownTopic, UsageError
 from headwater_schemas.registry import Registry
 from headwater_schemas.settings import Environment, RegistrySettings
+from headwater_schemas.topics import topic_config
 from headwater_schemas.wire import CE_TYPE, TRACEPARENT
 from headwater_streams.handlers.agent import BatchChannel, agent_body
 from headwater_streams.handlers.batch import BatchRunner, Rewind
@@ -39,6 +40,7 @@ from headwater_streams.handlers.family import Family
 from headwater_streams.handlers.fences import reading_fences
 from headwater_streams.handlers.limits import DeadLimit
 from headwater_streams.handlers.message import Headers
+from headwater_streams.handlers.orphans import NOBODY, Orphans
 from headwater_streams.handlers.policy import Retry
 from headwater_streams.handlers.pool import HandlerPool
 from headwater_streams.handlers.runner import Runner
@@ -56,7 +58,6 @@ __all__ = ["StreamApp"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 DEAD_LIMIT = DeadLimit()
-_TIER_RETENTION_MS = 14 * 86_400_000
 
 
 class StreamApp(faust.App):
@@ -96,6 +97,8 @@ class StreamApp(faust.App):
             "consumer_auto_offset_reset": "earliest",
             "topic_disable_leader": True,
             "topic_replication_factor": 1,
+            "web_tables_enabled": False,  # one worker would answer for tables of which it holds a part
+            "web_router_enabled": False,
             "web_bind": host,
             "web_port": int(port) or 6066,  # Faust takes no port 0
             "store": "memory://",
@@ -267,9 +270,18 @@ class StreamApp(faust.App):
                     on_rewind=consumer.rewind,
                 )
                 self.worker_metrics.watch(runner)
+        orphans = [
+            self.new_orphans(
+                family, outlet=self._outlet(), control=consumer.group, clock=self.clock, on_crash=self._crash_soon
+            )
+            for family in families.values()
+        ]
+        for one in orphans:
+            self.worker_metrics.watch(one)
+        fed = [(self._runners[key], channel) for key, channel in self._channels.items()]
         self.pool = consumer.pool = HandlerPool(
             consumer.group,
-            [(self._runners[key], channel) for key, channel in self._channels.items()],
+            [*fed, *((one, None) for one in orphans)],
             self.worker_metrics,
             self._crash_soon,
             reading_fences(consumer.transport.kafka),
@@ -290,18 +302,29 @@ class StreamApp(faust.App):
                     raise UnknownTopic(f"handler {spec.name}: no topic {topic}; run `headwater topics apply`")
                 delays.setdefault(topic, set()).update(() if spec.batch else spec.retry.delays)
         families = {topic: Family.of(topic, self.conf.id, wanted, existing) for topic, wanted in delays.items()}
-        limit = str(max(2 * consumer.transport.kafka.max_record_bytes, 2_000_000))
-        config = {"retention.ms": str(_TIER_RETENTION_MS), "max.message.bytes": limit, "cleanup.policy": "delete"}
+        missing = {
+            topic: [name for name in family.created if name not in existing] for topic, family in families.items()
+        }
+        limit = str(max(2 * kafka.max_record_bytes, 2_000_000))
         await create_topics(
             kafka,
             [
-                TopicRequest(name, existing[topic], config=config)
-                for topic, family in families.items()
-                for name in family.created
-                if name not in existing
+                TopicRequest(
+                    name, existing[topic], spec.replication or -1, {**topic_config(spec), "max.message.bytes": limit}
+                )
+                for topic, names in missing.items()
+                for spec in [self._kept_as(topic)]
+                for name in names
             ],
         )
         return families
+
+    def _kept_as(self, topic: str) -> TopicSpec:
+        """How Kafka keeps what a family adds to its topic: tiers and parking log as long as the dead letters."""
+        declared = next(
+            (spec for spec in self.catalogue.topics() if spec.name == topic), TopicSpec(topic, schema="any")
+        )
+        return declared.dead_letter(self.conf.id)
 
     def new_runner(
         self,
@@ -331,6 +354,26 @@ class StreamApp(faust.App):
         if spec.batch:
             return BatchRunner(spec, family, on_rewind=on_rewind, **common)
         return Runner(spec, family, breakers=self.breakers, **common)
+
+    def new_orphans(
+        self,
+        family: Family,
+        *,
+        outlet: Outlet,
+        control: PartitionControl,
+        clock: Clock,
+        on_crash: Callable[[BaseException], None],
+    ) -> Orphans:
+        """What settles the records of a family's retry topics that no handler of ours will run."""
+        return Orphans(
+            family,
+            [spec.name for spec in self.specs if family.topic in spec.topics],
+            outlet=outlet,
+            control=control,
+            clock=clock,
+            metrics=HandlerMetrics(NOBODY, family.topic),
+            on_crash=on_crash,
+        )
 
     def _outlet(self) -> Outlet:
         producer = self.producer

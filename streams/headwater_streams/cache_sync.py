@@ -68,7 +68,8 @@ def sync_cache(
 
     @app.batch_handler(source, name=f"cache-sync-{cache.name}", max_records=max_records)
     async def apply(batch: RecordBatch) -> None:
-        positions = {TopicPartition(*batch.tp): batch.offsets[-1] + 1}
+        # What was redriven stands far behind: applying it is safe, it is versioned, but it is no progress.
+        positions = None if batch.redriven else {TopicPartition(*batch.tp): batch.offsets[-1] + 1}
         try:
             await cache.aapply_many(list(_changes(batch, epoch)), positions=positions)
         except ContinuityLost as gap:
@@ -115,18 +116,18 @@ def _rewind(name: str, gap: ContinuityLost) -> Rewind:
 def _changes(batch: RecordBatch, epoch: int | None) -> Iterable[Change]:
     topic, partition = batch.tp
     for offset, key, event, stamp in zip(batch.offsets, batch.keys, batch.values, batch.timestamps, strict=True):
+        where = None if batch.redriven else Position(topic, partition, offset)
         if event is not None:
-            yield _change(event, Position(topic, partition, offset), epoch)
+            yield _change(event, offset, epoch, where)
         elif key is not None and epoch is not None:
             # Compaction may have removed the DELETE before its tombstone.
-            where = Position(topic, partition, offset)
             yield Change(key, log_version(epoch, offset), None, position=where, occurred_at=stamp / 1000)
 
 
-def _change(event: Mapping[str, Any], where: Position, epoch: int | None) -> Change:
+def _change(event: Mapping[str, Any], offset: int, epoch: int | None, where: Position | None) -> Change:
     return Change(
         key=event["key"],
-        version=version(event["version"]) if epoch is None else log_version(epoch, where.offset),
+        version=version(event["version"]) if epoch is None else log_version(epoch, offset),
         value=event["value"] if event["op"] == "UPSERT" else None,
         schema_id=event["schema_id"] or 0,
         position=where,

@@ -16,7 +16,7 @@ from headwater_schemas.catalogue import Catalogue, TopicSpec
 from headwater_schemas.codec import Codec
 from headwater_schemas.registry import Registry
 from headwater_schemas.settings import Environment, KafkaSettings, RegistrySettings
-from headwater_streams import EventContext, Retry, StreamApp
+from headwater_streams import EventContext, RecordBatch, Retry, StreamApp
 from headwater_streams.deadletters import DeadLetters
 from headwater_streams.transport.log import Log
 from streams.orders import ORDER, order
@@ -62,11 +62,20 @@ class Shop:
 
     @asynccontextmanager
     async def open(
-        self, *, retry: Retry | None = None, group: str | None = None, two_handlers: bool = False
+        self,
+        *,
+        retry: Retry | None = None,
+        group: str | None = None,
+        two_handlers: bool = False,
+        batches: bool = False,
+        name: str = "charge",
     ) -> AsyncIterator[list[int]]:
         """A worker in this process, ready when the block begins.
 
         Gives what its other handler has seen, which never fails. In another group than ours it is the only one.
+
+        Args:
+            batches: let the first handler be one of batches.
         """
         seen: list[int] = []
         app = StreamApp(
@@ -87,8 +96,14 @@ class Shop:
         async def note(value: dict[str, Any]) -> None:
             seen.append(value["number"])
 
-        if group is None:
-            app.handler(self.topic, retry=delays)(charge)
+        async def charge_all(batch: RecordBatch) -> None:
+            for value, event in zip(batch.values, batch, strict=True):
+                await charge(value, event)
+
+        if group is None and batches:
+            app.batch_handler(self.topic, name=name, retry=delays)(charge_all)
+        elif group is None:
+            app.handler(self.topic, name=name, retry=delays)(charge)
         if group is not None or two_handlers:
             app.handler(self.topic, retry=delays)(note)
 

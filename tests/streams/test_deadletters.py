@@ -107,6 +107,52 @@ async def test_a_handler_without_delays_gets_its_letters_through_the_parking_log
     assert shop.charged == [2, 1]
 
 
+async def test_a_batch_handler_gets_its_letters_back(shop: Shop) -> None:
+    shop.bad = {2, 3}
+    async with shop.open(retry=Retry(), batches=True):
+        shop.send(1, 2, 3, 4)
+        await shop.dies(2)
+        shop.bad.clear()
+        report = await redrive(shop, canary=1, canary_timeout=30)
+        await until(lambda: {2, 3} <= set(shop.charged))
+
+    assert report.refused == []
+    assert report.verdict is not None
+    assert report.verdict.ok
+    assert len(report.redriven) == 2
+    assert first_of_each(shop.charged) == [1, 4, 2, 3]  # a failed batch is tried one by one: 1 and 4 came first
+
+
+async def test_letters_of_a_renamed_handler_go_to_the_one_that_is_named(shop: Shop) -> None:
+    shop.bad = {1}
+    async with shop.open(retry=Retry("1h")):
+        shop.send(1, 2)
+        await waits(shop, f"{shop.topic}.{shop.group}.retry.parked")
+    shop.bad.clear()
+    async with shop.open(retry=Retry("1h"), name="bill"):
+        await shop.dies(2)
+        kinds = standing(shop)
+        report = await redrive(shop, handler="bill")
+        await until(lambda: sorted(shop.charged) == [1, 2])
+
+    assert [letter.exception_message for letter, _ in kinds] == [f"no handler charge is registered on {shop.topic}"] * 2
+    assert [letter.handler for letter, _ in kinds] == ["charge", "charge"]
+    assert len(report.redriven) == 2
+
+
+async def waits(shop: Shop, topic: str) -> None:
+    """Until a record stands in a topic."""
+    log = Log(shop.kafka)
+    async with asyncio.timeout(60):
+        while not sum((await asyncio.to_thread(log.ends, log.partitions(topic))).values()):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+
+def first_of_each(numbers: list[int]) -> list[int]:
+    """Without the repetitions."""
+    return list(dict.fromkeys(numbers))
+
+
 async def test_letters_that_were_redriven_while_no_worker_ran_are_handled_by_the_next_one(shop: Shop) -> None:
     shop.bad = {1}
     async with shop.open():

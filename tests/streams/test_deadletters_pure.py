@@ -141,7 +141,6 @@ def test_without_tiers_a_letter_goes_back_through_the_parking_log() -> None:
     ("letter", "topics", "why"),
     [
         (replace(LETTER, origin=None), TOPICS, "not written by a handler"),
-        (replace(LETTER, headers=[("hw-fence", b"batch")]), TOPICS, "takes batches"),
         (LETTER, {DEAD: 4}, "has no partition 2"),
         (LETTER, TOPICS | {"orders.placed.billing.retry.parked": 2}, "has no partition 2"),
     ],

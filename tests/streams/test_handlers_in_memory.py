@@ -474,6 +474,58 @@ async def test_of_a_batch_that_keeps_failing_only_the_bad_records_die() -> None:
     assert text(dead.headers(), "hw-original-offset") == "3"
 
 
+async def test_a_redriven_record_is_a_batch_of_its_own_with_its_old_place_and_is_committed_where_it_stood() -> None:
+    app = memory_app()
+    seen: list[tuple[Any, ...]] = []
+    bad = True
+
+    @app.batch_handler(TOPIC, retry=Retry())
+    async def bill(batch: RecordBatch) -> None:
+        if bad and any(value["number"] == 1 for value in batch.values):
+            raise ValueError
+        seen.append((batch.redriven, batch.tp, batch.offsets, [value["number"] for value in batch.values]))
+
+    parked = f"{TOPIC}.billing.retry.parked"
+    async with StreamKit(app) as kit:
+        for number in range(2):
+            kit.send(TOPIC, order("a", number), key="a")
+        await kit.settle()
+        (letter,) = kit.dead_letters(TOPIC)
+        bad = False
+        kept = [(name, value) for name, value in letter.headers() or [] if name != "hw-fence"]
+        kit.send_raw(parked, letter.value(), key=b"a", headers=kept)
+        stale = [(name, value) for name, value in letter.headers() or [] if name != "hw-fence"]
+        kit.send_raw(parked, letter.value(), key=b"a", headers=[*stale, ("hw-fence", b"zombie")])
+        await kit.settle()
+        await kit.commit()
+        committed = kit.committed
+
+    assert seen == [(False, TP(TOPIC, 0), [0], [0]), (True, TP(TOPIC, 0), [1], [1])]
+    assert committed[TP(parked, 0)] == 2
+
+
+async def test_a_redriven_record_that_fails_in_a_batch_handler_again_dies_again_as_the_same_record() -> None:
+    app = memory_app()
+
+    @app.batch_handler(TOPIC, retry=Retry())
+    async def bill(batch: RecordBatch) -> None:
+        raise ValueError
+
+    async with StreamKit(app) as kit:
+        kit.send(TOPIC, order("a", 0), key="a")
+        kit.send(TOPIC, order("a", 1), key="a")
+        await kit.settle()
+        letter = kit.dead_letters(TOPIC)[1]
+        kept = [(name, value) for name, value in letter.headers() or [] if name != "hw-fence"]
+        kit.send_raw(f"{TOPIC}.billing.retry.parked", letter.value(), key=b"a", headers=kept)
+        await kit.settle()
+        again = kit.dead_letters(TOPIC)[2]
+
+    assert text(again.headers(), "hw-original-topic") == TOPIC
+    assert text(again.headers(), "hw-original-offset") == "1"
+    assert text(again.headers(), "hw-handler") == "bill"
+
+
 def test_two_handlers_may_not_share_a_name_and_a_signature_is_checked() -> None:
     app = memory_app()
 
@@ -522,6 +574,64 @@ async def test_two_handlers_of_one_topic_each_get_every_record_and_retry_apart()
     assert {offset for tp, offset in committed.items() if "parked" not in tp.topic} == {1}
 
 
+async def test_a_waiting_record_whose_handler_was_renamed_becomes_a_dead_letter_and_is_committed_after_it() -> None:
+    before, after = memory_app(), memory_app()
+    seen: list[int] = []
+
+    @before.handler(TOPIC, name="bill", retry=Retry("10s"))
+    async def bill(value: dict[str, Any]) -> None:
+        raise ValueError("not now")
+
+    @after.handler(TOPIC, name="charge", retry=Retry("10s"))
+    async def charge(value: dict[str, Any]) -> None:
+        seen.append(value["number"])
+
+    old = StreamKit(before)
+    await old.start()
+    for number in range(3):  # the first in the tier, two parked behind it
+        old.send(TOPIC, order("a", number), key="a")
+    await old.settle()
+    await old.commit()
+    await old.crash()
+    dead = f"{TOPIC}.billing.dlt"
+    async with StreamKit(after, broker=old.broker, clock=old.clock) as kit:
+        kit.broker.hold(dead)
+        kit.send(TOPIC, order("a", 3), key="a")
+        for _ in range(20):
+            await kit._fetch()
+            await asyncio.sleep(0)
+        await kit.commit()
+        unacknowledged = {tp.topic: at for tp, at in kit.committed.items() if "retry" in tp.topic}
+        kit.broker.acknowledge(dead)
+        await kit.settle()
+        await kit.commit()
+        letters = kit.dead_letters(TOPIC)
+
+    assert seen == [3]
+    assert unacknowledged == {f"{TOPIC}.billing.retry.10s": 0, f"{TOPIC}.billing.retry.parked": 0}
+    assert {at for tp, at in kit.committed.items() if "retry" in tp.topic} == {1, 2}
+    assert sorted(text(letter.headers(), "hw-original-offset") or "" for letter in letters) == ["0", "1", "2"]
+    for letter in letters:
+        assert text(letter.headers(), "hw-handler") == "bill"
+        assert text(letter.headers(), "hw-reason") == "handler"
+        assert text(letter.headers(), "hw-exception-message") == f"no handler bill is registered on {TOPIC}"
+
+
+async def test_a_stray_record_in_a_retry_topic_becomes_a_dead_letter() -> None:
+    app = memory_app()
+
+    @app.handler(TOPIC, retry=Retry("1s"))
+    async def bill(value: dict[str, Any]) -> None: ...
+
+    async with StreamKit(app) as kit:
+        kit.send_raw(f"{TOPIC}.billing.retry.1s", b"stray", key=b"a")
+        await kit.settle()
+        (letter,) = kit.dead_letters(TOPIC)
+
+    assert letter.value() == b"stray"
+    assert text(letter.headers(), "hw-handler") == "(unregistered)"
+
+
 async def test_after_a_crash_the_keys_that_wait_on_the_log_still_wait() -> None:
     app, effects = memory_app(), []
     failures = 1
@@ -566,7 +676,7 @@ async def test_a_batch_that_arrives_just_as_the_last_one_is_done_is_not_forgotte
             kit.send(TOPIC, order("a", number), key="a")
         (first, second) = kit.records(TOPIC)
         assert kit._pool is not None
-        (runner,) = kit._pool.runners
+        runner = kit._pool.runners[0]
         assert isinstance(runner, BatchRunner)
 
         async def feed_when_done() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -18,6 +19,7 @@ from headwater_schemas.codec import Codec
 from headwater_schemas.errors import UnknownTopic
 from headwater_schemas.registry import LocalRegistry
 from headwater_schemas.settings import Environment
+from headwater_schemas.topics import plan
 from headwater_streams import EventContext, Retry, StreamApp
 from streams.orders import catalogue, first_seen, order
 
@@ -228,3 +230,52 @@ async def test_a_topic_that_does_not_exist_is_an_error_that_says_what_to_run(
     with pytest.raises(UnknownTopic, match="headwater topics apply"):
         await app.start()
     await app.stop()
+
+
+async def test_waiting_records_of_a_renamed_handler_become_dead_letters_before_they_are_committed(place: Place) -> None:
+    seen: list[int] = []
+    before, after = place.app(), place.app()
+
+    @before.handler(place.topic, name="bill", retry=Retry("1h"))
+    async def bill(value: dict[str, Any]) -> None:
+        raise ValueError("not now")
+
+    @after.handler(place.topic, name="charge", retry=Retry("1h"))
+    async def charge(value: dict[str, Any]) -> None:
+        seen.append(value["number"])
+
+    place.send(*(("a", number) for number in range(3)))
+    async with running(before):
+        await until(lambda: place.committed()[place.topic] == 3)
+    place.send(("a", 3))
+    async with running(after):
+        await until(lambda: sum(at for name, at in place.committed().items() if ".retry." in name) == 3)
+        letters = place.read(f"{place.topic}.{place.group}.dlt")
+        await until(lambda: seen == [3])
+
+    told = [dict(letter.headers) for letter in letters]
+    assert sorted(headers["hw-original-offset"] for headers in told) == [b"0", b"1", b"2"]
+    assert {headers["hw-handler"] for headers in told} == {b"bill"}
+    assert {headers["hw-exception-message"].decode() for headers in told} == {
+        f"no handler bill is registered on {place.topic}"
+    }
+
+
+async def test_retry_topics_and_dead_letters_are_kept_for_four_weeks_and_replicated_as_the_catalogue_says(
+    place: Place,
+) -> None:
+    app = place.app()
+
+    @app.handler(place.topic, name="bill", retry=Retry("1h"))
+    async def bill(value: dict[str, Any]) -> None: ...
+
+    async with running(app):
+        pass
+    wanted = [place.catalogue.topic(place.topic).dead_letter(place.group)]
+    wanted.append(place.catalogue.topic(place.topic).retry_tier(place.group, "1h"))
+    differences = plan(
+        [dataclasses.replace(spec, partitions=2) for spec in wanted],
+        AdminClient({"bootstrap.servers": place.bootstrap}),
+    )
+
+    assert [difference.action for difference in differences] == []

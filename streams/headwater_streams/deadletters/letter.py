@@ -7,13 +7,11 @@ from typing import Self
 
 from headwater_schemas import wire
 from headwater_schemas.errors import UsageError
-from headwater_streams.handlers.failure import FENCE, header
+from headwater_streams.handlers.failure import header
 from headwater_streams.handlers.message import Headers, Message
 from headwater_streams.readable import text
 
 __all__ = ["DeadLetter", "LetterId", "Origin"]
-
-BATCH_MARK = b"batch"  # the fence that batch handlers write
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -104,11 +102,6 @@ class DeadLetter:
     def stack(self) -> str | None:
         """The traceback of its last failure."""
         return text(header(self.headers, wire.HW_EXCEPTION_STACK))
-
-    @property
-    def by_batch_handler(self) -> bool:
-        """Whether the handler takes batches; those read nothing back from retry topics."""
-        return header(self.headers, FENCE) == BATCH_MARK
 
     def own_headers(self) -> Headers:
         """The headers that its sender gave it."""

@@ -131,8 +131,6 @@ class Targets:
             NotRedrivable: there is none.
         """
         family = self.family(letter)
-        if letter.by_batch_handler:
-            raise NotRedrivable(f"{letter.id}: {letter.handler} takes batches, which read nothing back")
         target = family.tiers[0][1] if family.tiers else family.parked
         number = letter.id.partition
         if number >= self._topics.get(target, 0):

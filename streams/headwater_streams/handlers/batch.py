@@ -3,6 +3,8 @@
 Order is that of the partition, so nothing overtakes anything and no lane is needed. A batch that fails is tried again
 in place, after the policy's delays; when these are used up its records are tried one by one, so that only those that
 really fail become dead letters. The partition waits meanwhile: whoever cannot afford that uses a plain handler.
+Dead letters that an operator sends back arrive through the group's retry topics as batches of their own, beside the
+partition's.
 """
 
 from __future__ import annotations
@@ -17,14 +19,16 @@ from typing import Any
 
 from faust.types import TP
 
+from headwater_schemas import wire
 from headwater_schemas.clock import Clock
 from headwater_schemas.errors import BadRecord, HeadwaterError, RecordTooLarge, Unavailable
 from headwater_schemas.wire import Reason
 from headwater_streams.handlers.context import EventContext
 from headwater_streams.handlers.emitter import Emitter, Outlet, Prepare
+from headwater_streams.handlers.failure import header
 from headwater_streams.handlers.family import Family
-from headwater_streams.handlers.fences import Fences
-from headwater_streams.handlers.lanes import NOWHERE, Record
+from headwater_streams.handlers.fences import Fences, is_stale
+from headwater_streams.handlers.lanes import NOWHERE, Origin, Record
 from headwater_streams.handlers.message import Headers, Message
 from headwater_streams.handlers.policy import Die, HandlerTimeout, Later, decide
 from headwater_streams.handlers.runner import Schemas
@@ -56,14 +60,20 @@ class RecordBatch(Sequence[EventContext]):
     """Records of one partition, in offset order. ``values[i]`` belongs to ``batch[i]`` (key, headers, offset …).
 
     Attributes:
+        tp: the partition of the handler's topic.
         values: the decoded values; ``None`` is a tombstone.
+        redriven: these are dead letters that an operator sent back: a batch of their own, of offsets that this handler
+            has passed long ago. Whoever keeps positions must not let such a batch move them.
     """
 
-    __slots__ = ("_contexts", "_emitter", "_messages", "tp", "values")
+    __slots__ = ("_contexts", "_emitter", "_messages", "redriven", "tp", "values")
 
-    def __init__(self, tp: TP, messages: list[Message], values: list[Any], emitter: Emitter) -> None:
+    def __init__(
+        self, tp: TP, messages: list[Message], values: list[Any], emitter: Emitter, *, redriven: bool = False
+    ) -> None:
         self.tp = tp
         self.values = values
+        self.redriven = redriven
         self._messages = messages
         self._emitter = emitter
         self._contexts: dict[int, EventContext] = {}
@@ -87,12 +97,16 @@ class RecordBatch(Sequence[EventContext]):
 
     @property
     def offsets(self) -> list[int]:
-        """The offsets, in order."""
+        """The offsets in the topic, in order; of a redriven batch in the order of their deaths."""
+        if self.redriven:
+            return [event.offset for event in self]
         return [message.offset() for message in self._messages]
 
     @property
     def timestamps(self) -> list[int]:
-        """When each record was written, in milliseconds since the epoch."""
+        """When each record was first written, in milliseconds since the epoch."""
+        if self.redriven:
+            return [round(event.timestamp * 1000) for event in self]
         return [message.timestamp()[1] for message in self._messages]
 
     def emit(self, topic: str, value: Any, *, key: str | bytes | None = None, headers: Headers | None = None) -> None:
@@ -124,6 +138,7 @@ class BatchRunner:
     ) -> None:
         self.spec = spec
         self.family = family
+        self.topics = family.consumed
         self.metrics = metrics
         self._decode = decode
         self._schemas = schemas
@@ -132,7 +147,9 @@ class BatchRunner:
         self._on_rewind = on_rewind
         self._threads = None if spec.is_async else ThreadPoolExecutor(spec.concurrency, f"headwater-{spec.name}")
         self._emitter = Emitter(outlet, prepare, self._tell_settled, self._refused)
+        self._name = spec.name.encode()
         self._epochs: dict[int, bytes] = {}
+        self._fences: dict[int, Fences] = {}
         self._settler = Settler(spec.name, family, outlet, control, clock, metrics, self._epochs, lambda _: None)
         self._queues: dict[TP, deque[Message]] = {}
         self._positions: dict[TP, int] = {}
@@ -177,6 +194,7 @@ class BatchRunner:
     def activate(self, partition: int, fences: Fences) -> None:
         """Accept records of this partition."""
         self._epochs[partition] = b"batch"
+        self._fences[partition] = fences
 
     async def drain(self, partitions: Collection[TP], limit: float) -> None:
         """Take nothing new of these partitions and finish what runs, for at most ``limit`` seconds."""
@@ -209,6 +227,7 @@ class BatchRunner:
             self._running.pop(tp, None)
             self._positions.pop(tp, None)
             self._epochs.pop(tp.partition, None)
+            self._fences.pop(tp.partition, None)
         self._settler.forget(gone)
         self._emitter.forget(gone)
         self._make_room()
@@ -221,9 +240,12 @@ class BatchRunner:
             if not messages:
                 return
         self._positions[tp] = messages[-1].offset() + 1
-        if tp.topic != self.family.topic:
-            return  # nothing of a batch handler ever waits in a tier; whatever is there belongs to another
-        self.metrics.consumed += len(messages)
+        if tp.topic == self.family.topic:
+            self.metrics.consumed += len(messages)
+        else:
+            messages = [message for message in messages if self._is_redriven(message, tp)]
+            if not messages:
+                return
         self._queues.setdefault(tp, deque()).extend(messages)
         if self.in_flight >= self.spec.max_waiting:
             self._room.clear()
@@ -232,6 +254,16 @@ class BatchRunner:
             task = asyncio.create_task(self._work(tp), name=f"{self.spec.name}-{tp.partition}")
             self._tasks[tp] = task
             task.add_done_callback(lambda done: self._ended(done, tp))
+
+    def _is_redriven(self, message: Message, tp: TP) -> bool:
+        """Whether a record of a retry topic is ours. Batch handlers write none there, operators do; so did an earlier
+        release in which this was a handler of single records."""
+        if header(message.headers(), wire.HW_HANDLER) != self._name:
+            return False
+        if is_stale(message, tp, b"", self._fences[tp.partition]):
+            self.metrics.stale_retries += 1
+            return False
+        return True
 
     def reset(self, tp: TP, offset: int) -> None:
         """The partition is read again from ``offset``."""
@@ -338,7 +370,9 @@ class BatchRunner:
             return None
         delay = 0.05
         while True:
-            batch = RecordBatch(tp, messages, values, self._emitter)
+            redriven = tp.topic != self.family.topic
+            of = TP(self.family.topic, tp.partition)
+            batch = RecordBatch(of, messages, values, self._emitter, redriven=redriven)
             started = perf_counter()
             try:
                 await self._within(batch)
@@ -370,7 +404,8 @@ class BatchRunner:
             raise HandlerTimeout(f"{self.spec.name} did not return within {self.spec.timeout} s") from exc
 
     def _record(self, tp: TP, message: Message) -> Record:
-        return Record(message, tp, NOWHERE, first_failed_at=self._clock.time())
+        origin = Origin.TOPIC if tp.topic == self.family.topic else Origin.TIER
+        return Record(message, tp, NOWHERE, origin, first_failed_at=self._clock.time())
 
     def _refused(self, event: EventContext, tp: TP, error: HeadwaterError) -> None:
         reason: Reason = "too-large" if isinstance(error, RecordTooLarge) else "handler"

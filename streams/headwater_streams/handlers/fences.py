@@ -5,7 +5,7 @@ rebalance loses that memory, so whoever receives a partition first reads these t
 their ends, keys only, and knows again. Until then no record of the partition runs.
 
 Each assignment marks what it writes to these topics (``hw-fence``). A record beyond the end that the reading found,
-with another mark, comes from a worker that had already lost the partition; see ``Returns``.
+with another mark, comes from a worker that had already lost the partition; see ``is_stale``.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from faust.types import TP
 from headwater_schemas import wire
 from headwater_schemas.errors import BrokerUnavailable
 from headwater_schemas.settings import KafkaSettings
-from headwater_streams.handlers.failure import header
+from headwater_streams.handlers.failure import FENCE, header
 from headwater_streams.handlers.family import Family
 from headwater_streams.handlers.message import Message
 from headwater_streams.transport.errors import kafka_error, translate
 
-__all__ = ["Fences", "read_fences", "reading_fences"]
+__all__ = ["Fences", "is_stale", "read_fences", "reading_fences"]
 
 _IDLE_POLLS = 50
 
@@ -44,6 +44,17 @@ class Fences:
         """Count one record."""
         keys = (self.parked if parked else self.retrying).setdefault(handler, {})
         keys[key] = keys.get(key, 0) + 1
+
+
+def is_stale(message: Message, tp: TP, epoch: bytes, fences: Fences) -> bool:
+    """Whether this record was written by a worker that had lost the partition and did not know yet: drop it.
+
+    That worker could not commit any more, so the source of the record is read again by us, and this copy would only
+    run an old event after newer ones. Not stale: what this assignment wrote (its mark is ``epoch``), what its
+    activation found (``fences``), and what an operator redrove (no mark).
+    """
+    mark = header(message.headers(), FENCE)
+    return mark is not None and mark != epoch and message.offset() >= fences.ends.get(tp, 0)
 
 
 def reading_fences(
@@ -78,6 +89,7 @@ def read_fences(
             "auto.offset.reset": "earliest",
             "isolation.level": isolation,
             "enable.partition.eof": True,
+            "fetch.wait.max.ms": 10,  # librdkafka's 500 ms is how long the end of a partition would take to show
         }
     )
     try:

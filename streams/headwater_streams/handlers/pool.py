@@ -29,6 +29,8 @@ class HandlerRunner(Protocol):
     """What the pool needs of a runner, whether it takes records one by one or in batches."""
 
     family: Family
+    topics: tuple[str, ...]
+    """Those of the family that it reads."""
 
     @property
     def busy(self) -> bool: ...
@@ -100,7 +102,7 @@ class HandlerPool:
         self._by_topic: dict[str, list[HandlerRunner]] = {}
         self._family_of: dict[str, Family] = {}
         for runner in self.runners:
-            for topic in runner.family.consumed:
+            for topic in runner.topics:
                 self._by_topic.setdefault(topic, []).append(runner)
                 self._family_of[topic] = runner.family
         self._assigned: set[TP] = set()
@@ -192,7 +194,7 @@ class HandlerPool:
         marks = await until_available(lambda: self._group.watermarks(returning))
         ranges = {tp: (max(committed[tp] or 0, low), high) for tp, (low, high) in marks.items()}
         fences = await until_available(lambda: self._fences(family, main.partition, ranges))
-        for runner in self._by_topic[main.topic]:
+        for runner in self._concerned(siblings):
             runner.activate(main.partition, fences)
         self._committed.update({tp: offset for tp, offset in committed.items() if offset is not None})
         self._active.add(main)

@@ -11,7 +11,7 @@ from headwater_schemas import wire
 from headwater_schemas.clock import Clock
 from headwater_streams.handlers.failure import FENCE, header
 from headwater_streams.handlers.family import Family
-from headwater_streams.handlers.fences import Fences
+from headwater_streams.handlers.fences import Fences, is_stale
 from headwater_streams.handlers.lanes import NOWHERE, Origin, Record
 from headwater_streams.handlers.message import Headers, Message
 from headwater_streams.handlers.settler import PartitionControl
@@ -64,10 +64,11 @@ class Returns:
         headers = message.headers()
         if _text(headers, wire.HW_HANDLER) != self._handler:
             return  # another handler's; its own runner holds the offset back
-        counted = self._is_counted(message, tp, epoch, fences, header(headers, FENCE))
-        if counted is None:
+        if is_stale(message, tp, epoch, fences):
             self._metrics.stale_retries += 1
             return
+        # What an operator redrove has no mark, and the fences do not know of it.
+        counted = header(headers, FENCE) is not None or message.offset() < fences.ends.get(tp, 0)
         first_failed_at = _text(headers, wire.HW_FIRST_FAILED_AT)
         record = Record(
             message,
@@ -88,19 +89,6 @@ class Returns:
         at = record.due if record.due <= over + self._shortest else over
         self._heaps[tp.topic].push(at, record)
         self._arm(tp.topic)
-
-    @staticmethod
-    def _is_counted(message: Message, tp: TP, epoch: bytes, fences: Fences, mark: bytes | None) -> bool | None:
-        """Whether the fences count this record; ``None``: drop it.
-
-        Counted: what this assignment wrote, and what its activation found. Not counted but run: what an operator
-        redrove (no mark). The rest was written by a worker that had lost the partition and did not know yet. It
-        could not commit any more, so the source of the record is read again by us, and this copy would only run an
-        old event after newer ones.
-        """
-        if mark == epoch or message.offset() < fences.ends.get(tp, 0):
-            return True
-        return False if mark is None else None
 
     def settled(self, tp: TP) -> None:
         """One record of ``tp`` is settled: perhaps there is room to fetch more."""

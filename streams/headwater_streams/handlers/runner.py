@@ -89,6 +89,7 @@ class Runner:
     ) -> None:
         self.spec = spec
         self.family = family
+        self.topics = family.consumed
         self.metrics = metrics
         self._decode = decode
         self._schemas = schemas

@@ -97,7 +97,8 @@ class Settler:
         """
         if self._flood is not None and self._flood.died(self._metrics.settled_by("done")):
             await self._hold_back(record, self._flood, error)
-        added = self._provenance(record) | failure_headers(self._handler, reason, error)
+        added = self._provenance(record)
+        added |= failure_headers(added[wire.HW_HANDLER].decode("utf-8", "replace"), reason, error)
         added[wire.HW_ATTEMPT] = str(record.attempt + 1).encode()
         await self._publish(record, self._family.dead, added)
         self._metrics.failed(reason)
@@ -269,6 +270,7 @@ class Settler:
             wire.HW_ORIGINAL_PARTITION: str(record.tp.partition).encode(),
             wire.HW_ORIGINAL_OFFSET: str(record.offset).encode(),
             wire.HW_ORIGINAL_TIMESTAMP: str(message.timestamp()[1]).encode(),
+            wire.HW_HANDLER: self._handler.encode(),
             wire.HW_FIRST_FAILED_AT: f"{record.first_failed_at or self._clock.time():.3f}".encode(),
         }
         if record.origin is not Origin.TOPIC:
@@ -277,6 +279,5 @@ class Settler:
             if record.first_failed_at is not None:
                 added[wire.HW_FIRST_FAILED_AT] = f"{record.first_failed_at:.3f}".encode()
         added[wire.HW_GROUP] = self._family.group.encode()
-        added[wire.HW_HANDLER] = self._handler.encode()
         added[FENCE] = self._epochs[record.tp.partition]
         return added

@@ -91,8 +91,15 @@ class StreamKit:
             for spec in self.app.specs
             for topic in spec.topics
         ]
+        orphans = [
+            self.app.new_orphans(
+                family, outlet=self.broker, control=self.broker, clock=self.clock, on_crash=self.crashes.append
+            )
+            for family in families.values()
+        ]
+        fed = [*runners, *((one, None) for one in orphans)]
         self._pool = HandlerPool(
-            self.broker, runners, WorkerMetrics(self.app.conf.id), self.crashes.append, self.broker.fences
+            self.broker, fed, WorkerMetrics(self.app.conf.id), self.crashes.append, self.broker.fences
         )
         self._pool.start()
         ours = {TP(topic, number) for topic in self._pool.topics for number in range(self._partitions)}
