@@ -7,7 +7,6 @@ from typing import Any
 
 import msgspec
 
-from headwater_producers.encoding import event_encoder
 from headwater_schemas.catalogue import TopicSpec
 from headwater_schemas.codec import Codec
 from headwater_schemas.errors import UsageError
@@ -28,7 +27,7 @@ class Contract:
 
     def __init__(self, spec: TopicSpec, codec: Codec) -> None:
         self.topic = spec.name
-        self.encode = event_encoder(codec, spec.name)
+        self.encode = codec.encoder(spec.name)
         self.compacted = "compact" in spec.cleanup
         self.ce_type = (CE_TYPE, spec.name)
 

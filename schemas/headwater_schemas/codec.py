@@ -21,6 +21,8 @@ from fastavro import schemaless_reader, schemaless_writer
 from msgspec import convert, to_builtins
 
 from headwater_schemas.catalogue import Catalogue, Schema
+from headwater_schemas.compiled_reader import Reader, compile_reader
+from headwater_schemas.compiled_writer import compile_writer
 from headwater_schemas.errors import InvalidValue, NotDecodable, SchemaMismatch
 from headwater_schemas.offender import offender
 from headwater_schemas.registry import Registry, SchemaRegistry
@@ -165,6 +167,24 @@ class Codec:
 
 
 def _encoder(schema_id: int, schema: Schema) -> Encoder:
+    exact = _exact_encoder(schema_id, schema)
+    write = compile_writer(schema)
+    if write is None:
+        return exact
+    checked = value_type(schema)
+    prefix = frame(schema_id, b"")
+
+    def encode(value: Mapping[str, Any] | msgspec.Struct) -> bytes:
+        try:
+            return prefix + write(convert(value if value.__class__ is dict else _as_mapping(value), checked))
+        except Exception:  # whatever it was, fastavro encodes the value, or we learn what is wrong with it
+            return exact(value)
+
+    return encode
+
+
+def _exact_encoder(schema_id: int, schema: Schema) -> Encoder:
+    """Takes every schema and says what is wrong with a value; the compiled one is faster."""
     parsed = fastavro.parse_schema(schema)
     checked = value_type(schema)
     prefix = frame(schema_id, b"")
@@ -228,7 +248,7 @@ def _at(schema: Schema, field: str | None, message: str) -> InvalidValue:
 
 
 def _decoder(registry: SchemaRegistry, reader: Schema | None, type_: Any) -> Decoder:
-    plans: dict[bytes, tuple[Any, Any]] = {}
+    plans: dict[bytes, _Plan] = {}
 
     def decode(value: bytes | None) -> Any:
         if value is None:
@@ -236,14 +256,12 @@ def _decoder(registry: SchemaRegistry, reader: Schema | None, type_: Any) -> Dec
         plan = plans.get(value[:PREFIX_BYTES])
         if plan is None:
             plan = plans[value[:PREFIX_BYTES]] = _plan(registry, schema_id_of(value), reader)
-        buffer = BytesIO(value)
-        buffer.seek(PREFIX_BYTES)
         try:
-            record = schemaless_reader(buffer, *plan)
-        except Exception as exc:  # fastavro raises whatever the bytes at hand happen to cause
-            raise _unreadable(value, plan, exc) from exc
-        if buffer.tell() != len(value):
-            raise NotDecodable(f"{len(value) - buffer.tell()} bytes are left over behind the value")
+            record, end = plan.read(value, PREFIX_BYTES)
+        except Exception:  # whatever it was, fastavro reads the value, or we learn what is wrong with it
+            end = -1
+        if end != len(value):
+            record = plan.exactly(value)
         if type_ is None:
             return record
         try:
@@ -254,8 +272,53 @@ def _decoder(registry: SchemaRegistry, reader: Schema | None, type_: Any) -> Dec
     return decode
 
 
-def _plan(registry: SchemaRegistry, schema_id: int, reader: Schema | None) -> tuple[Any, Any]:
-    """The schemas to read values of this id with: the writer's, and the reader's when they differ."""
+class _Plan:
+    """How to read values of one schema id.
+
+    Args:
+        writer: the schema they were written with.
+        reader: the schema to resolve them to, or ``None`` to read them as written.
+    """
+
+    __slots__ = ("_reader", "_writer", "read")
+
+    def __init__(self, writer: Any, reader: Any) -> None:
+        self._writer = writer
+        self._reader = reader
+        self.read: Reader = (compile_reader(writer) if reader is None else None) or _unread
+
+    def exactly(self, value: bytes) -> Any:
+        """Takes every schema and says what is wrong with a value; the compiled function is faster."""
+        buffer = BytesIO(value)
+        buffer.seek(PREFIX_BYTES)
+        try:
+            record = schemaless_reader(buffer, self._writer, self._reader)
+        except Exception as exc:  # fastavro raises whatever the bytes at hand happen to cause
+            raise self._unreadable(value, exc) from exc
+        if buffer.tell() != len(value):
+            raise NotDecodable(f"{len(value) - buffer.tell()} bytes are left over behind the value")
+        return record
+
+    def _unreadable(self, value: bytes, exc: Exception) -> NotDecodable | SchemaMismatch:
+        """Whose fault it is: sound bytes can be read by the schema they were written with."""
+        if self._reader is not None:
+            buffer = BytesIO(value)
+            buffer.seek(PREFIX_BYTES)
+            try:
+                schemaless_reader(buffer, self._writer, None)
+            except Exception:  # the bytes are at fault; the caller keeps the first error as the cause
+                return NotDecodable(f"the bytes are not what their schema says: {exc!r}")
+            if buffer.tell() == len(value):
+                return SchemaMismatch(f"this reader's schema cannot resolve the writer's: {exc}")
+        return NotDecodable(f"the bytes are not what their schema says: {exc!r}")
+
+
+def _unread(_value: bytes, _at: int) -> tuple[Any, int]:
+    return None, -1
+
+
+def _plan(registry: SchemaRegistry, schema_id: int, reader: Schema | None) -> _Plan:
+    """How to read values of this id: with the writer's schema, and the reader's when they differ."""
     writer = registry.schema(schema_id)
     try:
         parsed = fastavro.parse_schema(writer)
@@ -265,10 +328,10 @@ def _plan(registry: SchemaRegistry, schema_id: int, reader: Schema | None) -> tu
     if problem is not None:
         raise SchemaMismatch(f"schema id {schema_id} cannot be read safely: {problem}")
     if reader is None:
-        return parsed, None
+        return _Plan(parsed, None)
     if _shape(reader) == _shape(writer):
-        return fastavro.parse_schema(reader), None
-    return parsed, fastavro.parse_schema(reader)
+        return _Plan(fastavro.parse_schema(reader), None)
+    return _Plan(parsed, fastavro.parse_schema(reader))
 
 
 _NOT_SHAPE: Final = frozenset({"doc", "aliases", "order", "default"})
@@ -281,18 +344,3 @@ def _shape(schema: Any) -> Any:
     if isinstance(schema, dict):
         return {key: _shape(part) for key, part in schema.items() if key not in _NOT_SHAPE}
     return schema
-
-
-def _unreadable(value: bytes, plan: tuple[Any, Any], exc: Exception) -> NotDecodable | SchemaMismatch:
-    """Whose fault it is: sound bytes can be read by the schema they were written with."""
-    writer, reader = plan
-    if reader is not None:
-        buffer = BytesIO(value)
-        buffer.seek(PREFIX_BYTES)
-        try:
-            schemaless_reader(buffer, writer, None)
-        except Exception:  # the bytes are at fault; the caller keeps the first error as the cause
-            return NotDecodable(f"the bytes are not what their schema says: {exc!r}")
-        if buffer.tell() == len(value):
-            return SchemaMismatch(f"this reader's schema cannot resolve the writer's: {exc}")
-    return NotDecodable(f"the bytes are not what their schema says: {exc!r}")

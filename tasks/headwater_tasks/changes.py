@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from headwater_cache import AvroValues, Change, Position
 from headwater_cache import version as cache_version
-from headwater_producers.encoding import event_encoder
 from headwater_schemas.catalogue import Catalogue, TopicSpec
 from headwater_schemas.codec import Codec
 from headwater_schemas.events import Task
@@ -35,7 +34,7 @@ class TaskChanges:
         # Task is no topic's own value, so its registry subject is that of a topic of its name.
         schema = codec.catalogue.schema(_CONTRACT)
         alone = Codec(Catalogue.of(topics=[TopicSpec(_CONTRACT, _CONTRACT)], schemas=[schema]), codec.registry)
-        self.values = AvroValues(event_encoder(alone, _CONTRACT), alone.decoder(_CONTRACT, type=Task))
+        self.values = AvroValues(alone.encoder(_CONTRACT), alone.decoder(_CONTRACT, type=Task))
         self.source = source
 
     def event(self, task: Task, at: datetime) -> dict[str, Any]:

@@ -33,11 +33,11 @@ def test_a_sample_is_timed_when_the_cache_shows_its_event() -> None:
     visibility.look()
     assert (visibility.waiting, visibility.seconds) == (1, [])
 
-    clock.advance(0.005)
+    clock.advance(0.020)
     cache.states["f"] = MARKS | {"scheduled_offset": 1, "departed_offset": 2}
     visibility.look()
     assert visibility.waiting == 0
-    assert [round(seconds, 6) for seconds in visibility.seconds] == [0.015]
+    assert [round(seconds, 6) for seconds in visibility.seconds] == [0.03]
 
 
 def test_outstanding_counts_from_the_oldest_sample_that_waits() -> None:
@@ -80,6 +80,6 @@ def test_looking_again_at_once_reads_nothing() -> None:
     cache.states["f"] = MARKS | {"scheduled_offset": 1}
     visibility.look()
     assert visibility.waiting == 1
-    clock.advance(0.005)
+    clock.advance(0.020)
     visibility.look()
     assert visibility.waiting == 0

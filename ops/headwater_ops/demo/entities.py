@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from headwater_cache import AvroValues, EntityCache, RedisSettings
-from headwater_producers.encoding import event_encoder
 from headwater_schemas.catalogue import Catalogue, TopicSpec
 from headwater_schemas.clock import Clock, SystemClock
 from headwater_schemas.codec import Codec
@@ -36,7 +35,7 @@ def entity_values(codec: Codec, contract: str) -> AvroValues:
     """
     schema = codec.catalogue.schema(contract)
     alone = Codec(Catalogue.of(topics=[TopicSpec(contract, contract)], schemas=[schema]), codec.registry)
-    return AvroValues(event_encoder(alone, contract), alone.decoder(contract))
+    return AvroValues(alone.encoder(contract), alone.decoder(contract))
 
 
 class Entities:

@@ -39,8 +39,8 @@ class Sending:
     """One replay.
 
     Args:
-        visibility: told of every event. Without a ``rate`` it also sets the pace: sending pauses while 10,000 events are
-            not visible yet, so the replay goes as fast as the pipeline follows, and nothing piles up.
+        visibility: told of every event. Without a ``rate`` it also sets the pace: sending pauses while 10,000 events
+            are not visible yet, so the replay goes as fast as the pipeline follows, and nothing piles up.
         rate: events per second instead; what the pipeline cannot follow piles up on the log.
     """
 

@@ -1,10 +1,11 @@
-"""Encoding for the hot path: the codec's bytes, in a third of the time.
+"""Encoding for the hot path: fastavro's bytes, in a third of the time.
 
 A record schema of plain types is compiled into one Python function, as ``dataclasses`` compiles an ``__init__``: no
-schema is walked per value, and a field costs an attribute and a table look-up. It needs values that are known to fit,
-so each value first goes through the same check as in the codec. Whatever the compiled function does not take (a type of
-schema it does not know, a value that does not fit, a text of more than 8 KiB) is left to the codec, which encodes it or
-says what is wrong with it.
+schema is walked per value, and most fields cost an attribute and a table look-up. It needs values that are known to
+fit, so the codec checks each value first. What the function does not take (a type of schema it does not know, a text of
+more than 8 KiB) the codec leaves to fastavro.
+
+Nothing of a schema enters the compiled source, which is made of numbers only.
 """
 
 from __future__ import annotations
@@ -18,11 +19,7 @@ from typing import Any, Final
 import fastavro
 import msgspec
 
-from headwater_schemas.codec import Codec, Encoder
-from headwater_schemas.value_types import NATIVE, value_type
-from headwater_schemas.wire import PREFIX_BYTES
-
-__all__ = ["compile_writer", "event_encoder"]
+__all__ = ["Writer", "compile_writer"]
 
 Writer = Callable[[Any], bytes]
 """Avro binary of a value that has been checked."""
@@ -30,32 +27,6 @@ Writer = Callable[[Any], bytes]
 _SEVEN_BITS: Final = 0x7F
 _MORE: Final = 0x80
 _FOURTEEN_BITS: Final = 0x3FFF
-
-
-def event_encoder(codec: Codec, topic: str) -> Encoder:
-    """``codec.encoder(topic)``, faster. Blocks for one registry request at a topic's first use; raises as the codec."""
-    exact = codec.encoder(topic)
-    schema = codec.catalogue.schema(codec.catalogue.topic(topic).schema)
-    write = compile_writer(schema)
-    if write is None:
-        return exact
-    checked = value_type(schema)
-    convert = msgspec.convert
-    prefix = b""
-
-    def encode(value: Mapping[str, Any] | msgspec.Struct) -> bytes:
-        nonlocal prefix
-        if prefix:
-            try:
-                record = value if value.__class__ is dict else _as_mapping(value)
-                return prefix + write(convert(record, checked))
-            except Exception:  # whatever it was, the codec encodes the value or says what is wrong with it
-                return exact(value)
-        encoded = exact(value)
-        prefix = encoded[:PREFIX_BYTES]
-        return encoded
-
-    return encode
 
 
 def compile_writer(schema: Mapping[str, Any]) -> Writer | None:
@@ -67,10 +38,6 @@ def compile_writer(schema: Mapping[str, Any]) -> Writer | None:
         return _Compiler(fastavro.parse_schema(dict(schema))).writer
     except _Unknown:
         return None
-
-
-def _as_mapping(value: Any) -> Any:
-    return msgspec.to_builtins(value, builtin_types=NATIVE) if isinstance(value, msgspec.Struct) else value
 
 
 class _Unknown(Exception):
@@ -118,12 +85,27 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 def _micros(moment: datetime) -> bytes:
     since = moment - _EPOCH
-    return _long((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds)
+    number = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+    top = number >> 41
+    if 0 < top <= _FOURTEEN_BITS:  # 1970-01-26 to 3111
+        low = number << 1
+        return (
+            _FOLLOWED[low & _FOURTEEN_BITS]
+            + _FOLLOWED[low >> 14 & _FOURTEEN_BITS]
+            + _FOLLOWED[low >> 28 & _FOURTEEN_BITS]
+            + _LAST[top]
+        )
+    return _long(number)
 
 
 def _millis(moment: datetime) -> bytes:
     since = moment - _EPOCH
-    return _long((since.days * 86_400 + since.seconds) * 1000 + since.microseconds // 1000)
+    number = (since.days * 86_400 + since.seconds) * 1000 + since.microseconds // 1000
+    top = number >> 27
+    if 0 < top <= _FOURTEEN_BITS:  # 1970-01-02 to 2039
+        low = number << 1
+        return _FOLLOWED[low & _FOURTEEN_BITS] + _FOLLOWED[low >> 14 & _FOURTEEN_BITS] + _LAST[top]
+    return _long(number)
 
 
 _PLAIN: Final[dict[str, Writer]] = {
@@ -142,22 +124,14 @@ _LOGICAL: Final[dict[tuple[str, str], Writer]] = {
 }
 
 
-def _nullable(write: Writer, null: bytes, some: bytes) -> Writer:
-    if write is _text:
-        return _nullable_text(null, some)
-    return lambda value: null if value is None else some + write(value)
+class _Nullable:
+    """A union of null and one other type, in either order."""
 
+    def __init__(self, write: Writer, null: bytes, some: bytes) -> None:
+        self.write, self.null, self.some = write, null, some
 
-def _nullable_text(null: bytes, some: bytes) -> Writer:
-    """The commonest nullable in one call instead of two."""
-
-    def write(value: str | None) -> bytes:
-        if value is None:
-            return null
-        data = value.encode()
-        return some + _COUNT[len(data)] + data
-
-    return write
+    def __call__(self, value: Any) -> bytes:
+        return self.null if value is None else self.some + self.write(value)
 
 
 def _array(write: Writer) -> Writer:
@@ -212,38 +186,42 @@ class _Compiler:
         if len(branches) != 2 or "null" not in branches:
             raise _Unknown
         null = branches.index("null")
-        return _nullable(self._writer(branches[1 - null]), _long(null), _long(1 - null))
+        return _Nullable(self._writer(branches[1 - null]), _long(null), _long(1 - null))
 
     def _record(self, schema: Any) -> Writer:
-        """One function for all fields: texts and small numbers in line, the others by a call.
-
-        Nothing of the schema enters the source, which is made of numbers only.
-        """
-        names: dict[str, Any] = {"count": _COUNT}
-        lines: list[str] = []
-        parts: list[str] = []
-        for number, field in enumerate(schema["fields"]):
-            write = self._field(field)
-            names[f"write{number}"] = write
-            if write is _text:
-                lines.append(f"v{number} = record.f{number}.encode()")
-                parts.append(f"count[len(v{number})], v{number}")
-            elif write is _long:
-                lines.append(f"v{number} = record.f{number}")
-                parts.append(f"count[v{number}] if 0 <= v{number} < {_COUNTS} else write{number}(v{number})")
-            else:
-                parts.append(f"write{number}(record.f{number})")
-        body = "".join(f"    {line}\n" for line in lines)
-        exec(f"def write(record):\n{body}    return b''.join(({', '.join([*parts, ''])}))\n", names)
+        """One function for all fields: nulls, defaults, texts and small numbers in line, the others by a call."""
+        names: dict[str, Any] = {"count": _COUNT, "UNSET": msgspec.UNSET}
+        fields = [self._field(field, number, names) for number, field in enumerate(schema["fields"])]
+        exec(f"def write(record):\n    return b''.join(({''.join(fields)}))\n", names)
         return self._define(schema, names["write"])
 
-    def _field(self, field: Any) -> Writer:
+    def _field(self, field: Any, number: int, names: dict[str, Any]) -> str:
+        """The source of one field's bytes: items of a tuple, each with its comma."""
         write = self._writer(field["type"])
-        return _or_default(write, _default_bytes(field)) if "default" in field else write
+        value = (
+            f"(v := record.f{number})" if "default" in field or isinstance(write, _Nullable) else f"record.f{number}"
+        )
+        tests = ""
+        if "default" in field:
+            names[f"default{number}"] = _default_bytes(field)
+            tests, value = f"default{number} if {value} is UNSET else ", "v"
+        if isinstance(write, _Nullable):
+            names[f"null{number}"], names[f"some{number}"] = write.null, write.some
+            tests, write = f"{tests}null{number} if {value} is None else some{number} + ", write.write
+            value = "v"
+        names[f"write{number}"] = write
+        return f"{tests}{_source(write, value, number)}," if tests else f"{_source(write, value, number, ', ')},"
 
 
-def _or_default(write: Writer, default: bytes) -> Writer:
-    return lambda value: default if value is msgspec.UNSET else write(value)
+def _source(write: Writer, value: str, number: int, joint: str = " + ") -> str:
+    if write is _text:
+        return f"count[len(t := {value}.encode())]{joint}t"
+    if write is _data:
+        return f"count[len(t := {value})]{joint}t"
+    if write is _long:
+        named = value if value == "v" else f"(v := {value})"
+        return f"(count[v] if 0 <= {named} < {_COUNTS} else write{number}(v))"
+    return f"write{number}({value})"
 
 
 def _default_bytes(field: Any) -> bytes:
