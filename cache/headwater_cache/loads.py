@@ -36,7 +36,7 @@ from headwater_cache.tags import check_tags, holds, tag_clock
 from headwater_cache.values import ValueCodec
 from headwater_cache.versions import ZERO, Version, VersionToken, version
 from headwater_cache.writes import acquire, release
-from headwater_schemas.errors import CacheUnavailable, HeadwaterError, Overloaded, UsageError
+from headwater_schemas.errors import BadRecord, CacheUnavailable, HeadwaterError, Overloaded, UsageError
 
 __all__ = ["Load", "SourceReads"]
 
@@ -123,7 +123,10 @@ class SourceReads(Generic[V]):
                 version, soft, hard, load_ms, schema_id, payload = plain
                 expiry = soft or hard
                 if not expiry or expiry - space.now_ms() > self._early(load_ms):
-                    value = self._values.decode(schema_id, payload)
+                    try:
+                        value = self._values.decode(schema_id, payload)
+                    except BadRecord:
+                        return (yield from self._miss(want, data, None))
                     self._requests["hit"].inc()
                     return Reading(value, version)
         return (yield from self._settle(want, data))
@@ -157,7 +160,10 @@ class SourceReads(Generic[V]):
         if verdict == "negative":
             self._requests["negative"].inc()
             return Reading(None, None if entry.state == "N" else entry.version)
-        value = self._values.decode(entry.schema_id, entry.payload)
+        try:
+            value = self._values.decode(entry.schema_id, entry.payload)
+        except BadRecord:  # another release of the service wrote it in another shape: the source is asked
+            return None
         self._requests["hit"].inc()
         return Reading(value, entry.version)
 
@@ -356,8 +362,12 @@ class SourceReads(Generic[V]):
         limit = entry.hard + space.policy.milliseconds("stale_if_error")
         if entry.domain != space.domain or (entry.hard and space.now_ms() > limit):
             return None
+        try:
+            value = self._values.decode(entry.schema_id, entry.payload)
+        except BadRecord:
+            return None
         self._requests["stale"].inc()
-        return Reading(self._values.decode(entry.schema_id, entry.payload), entry.version, stale=True)
+        return Reading(value, entry.version, stale=True)
 
     # Refreshing
 

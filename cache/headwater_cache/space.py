@@ -65,11 +65,11 @@ class Space:
         """The name of the entry of a business key.
 
         Raises:
-            InvalidKey: not text, empty, or longer than the policy allows.
+            InvalidKey: not text, empty, without a UTF-8 form, or longer than the policy allows.
         """
         if not isinstance(key, str) or not key:
             raise InvalidKey(f"{key!r} is no key: pass a text that is not empty")
-        if len(key) * 4 > self.policy.key_bytes and len(key.encode()) > self.policy.key_bytes:
+        if (len(key) if key.isascii() else _utf8_bytes(key)) > self.policy.key_bytes:
             raise InvalidKey(
                 f"the key {key[:40]!r}… is longer than {self.policy.key_bytes} bytes (CachePolicy.key_bytes)"
             )
@@ -257,6 +257,13 @@ class Space:
                 "an evicted key would be a wrong answer; set `maxmemory-policy noeviction`, or use mode='cache' with a "
                 "source"
             )
+
+
+def _utf8_bytes(key: str) -> int:
+    try:
+        return len(key.encode())
+    except UnicodeEncodeError as exc:
+        raise InvalidKey(f"the key {key[:40]!r} has no UTF-8 form: it holds a lone surrogate") from exc
 
 
 assert HEADER_SIZE == 74, "apply.lua cuts fences at this size"

@@ -7,8 +7,10 @@ reconnects of the other connections; the price is that every process hears of ev
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from redis import exceptions
@@ -46,6 +48,7 @@ class Channel:
         self._ping = ping
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._connection: Any = None
         self._lock = threading.Lock()
 
     def start(self) -> None:
@@ -58,20 +61,29 @@ class Channel:
                     self._thread.start()
 
     def close(self) -> None:
-        """Stop. Blocks for one ping at most. ``start`` may begin again."""
+        """Stop. ``start`` may begin again."""
         with self._lock:
             thread, self._thread = self._thread, None
         if thread is not None:
             self._stop.set()
+            self._wake()
             thread.join(self._ping + 5)
+
+    def _wake(self) -> None:
+        """End the silence in which the thread may be waiting; without it the thread ends at its next ping."""
+        connected = getattr(self._connection, "_sock", None)  # redis-py has no public way
+        if connected is not None:
+            with suppress(OSError):
+                connected.shutdown(socket.SHUT_RDWR)
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            connection = self._connect()
+            connection = self._connection = self._connect()
             try:
                 self._listen(connection)
             except (exceptions.RedisError, OSError) as exc:
-                _log.warning("the invalidation channel of %s was lost: %s", self._prefix, exc)
+                if not self._stop.is_set():
+                    _log.warning("the invalidation channel of %s was lost: %s", self._prefix, exc)
             finally:
                 self._state(False)
                 connection.disconnect()

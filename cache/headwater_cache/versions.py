@@ -36,13 +36,19 @@ def log_version(epoch: int, offset: int) -> Version:
     Raises:
         UsageError: a number is negative or too large.
     """
-    if not 0 <= offset <= _MAX_POSITION or not 0 <= epoch <= _MAX_EPOCH:
+    if not (_is_number(epoch) and _is_number(offset) and 0 <= offset <= _MAX_POSITION and 0 <= epoch <= _MAX_EPOCH):
         raise UsageError(f"({epoch}, {offset}) is no version: pass 0 <= epoch < 10^10 and 0 <= offset < 2^64")
     return Version(f"{epoch:010d}{offset:020d}")
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def version(value: int | str) -> Version:
     """The version that a source gave: a number of ONE sequence per namespace, or a PostgreSQL LSN (``"16/B374D848"``).
+
+    0 is older than everything: pass it for what has no version, never for a row of the sequence.
 
     A counter per row will not do: it starts again at 1 after a delete, and the reinserted row is refused for ever.
 
