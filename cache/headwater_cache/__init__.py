@@ -25,6 +25,7 @@ from headwater_cache.near import NearPolicy
 from headwater_cache.reads import Reading
 from headwater_cache.settings import CachePolicy, RedisSettings
 from headwater_cache.source import Loaded, Source
+from headwater_cache.stats import CacheStats
 from headwater_cache.values import AvroValues, MsgpackValues, ValueCodec
 from headwater_cache.versions import Version, VersionToken, log_version, version
 
@@ -36,6 +37,7 @@ __all__ = [
     "AvroValues",
     "CacheFull",
     "CachePolicy",
+    "CacheStats",
     "CachedFunction",
     "Change",
     "ChangeLog",

@@ -24,6 +24,7 @@ from headwater_cache.scripts import INVALIDATE, TOUCH
 from headwater_cache.settings import CachePolicy, RedisSettings
 from headwater_cache.source import Source
 from headwater_cache.space import Mode, Space
+from headwater_cache.stats import CacheStats, count
 from headwater_cache.steps import Step, evaluate
 from headwater_cache.tags import invalidate_tags
 from headwater_cache.transactions import Buffer
@@ -236,7 +237,7 @@ class EntityCache(Generic[V]):
         self._sourced()
         if self._space.due():
             yield from self._space.look()
-        return bool((yield from evaluate(INVALIDATE, [self._space.key(key)], [self._space.fence_ms])))
+        return bool((yield from evaluate(INVALIDATE, [self._space.key(key)], [self._space.fence_ms, ""])))
 
     def invalidate_tags(self, *tags: str) -> None:
         """Serve nothing that was loaded before now and carries one of ``tags``. One command, however many entries."""
@@ -393,6 +394,14 @@ class EntityCache(Generic[V]):
         """``explain`` for asyncio."""
         return await self._async(explain(self._space, key))
 
+    def stats(self, *, limit: int = 100_000) -> CacheStats:
+        """Count what the live epoch holds, by a scan of at most ``limit`` entries. Blocks for many round trips."""
+        return self._sync(self._checked(count(self._space, limit)))
+
+    async def astats(self, *, limit: int = 100_000) -> CacheStats:
+        """``stats`` for asyncio."""
+        return await self._async(self._checked(count(self._space, limit)))
+
     def lock(self, name: str, *, ttl: Duration = "30s", wait: Duration = "5s") -> Lock:
         """A lock over all processes, to be entered: ``with cache.lock("report") as lock: … lock.token``.
 
@@ -435,13 +444,22 @@ class EntityCache(Generic[V]):
         """
         return self._sync(self._checked(drop_epoch(self._space, epoch)))
 
-    def auditor(self, *, share: float = 0.01) -> Auditor:
-        """An auditor of a share of the keys; feed it change events, and pass it to ``audit`` now and then."""
-        return Auditor(self._space, share)
+    def auditor(self, *, share: float = 0.01, repair: bool = False) -> Auditor:
+        """An auditor of a share of the keys; feed it change events, and pass it to ``audit`` now and then.
+
+        Args:
+            share: of the keys, more than 0, up to 1.
+            repair: apply once more what is still wrong after 10 s.
+        """
+        return Auditor(self._space, share, Applier(self._space, self._continuity) if repair else None)
 
     def audit(self, auditor: Auditor) -> list[Violation]:
         """Look at what has come of age; what is wrong now. ``auditor.report()`` sums up."""
         return self._sync(self._checked(auditor.due()))
+
+    async def aaudit(self, auditor: Auditor) -> list[Violation]:
+        """``audit`` for asyncio."""
+        return await self._async(self._checked(auditor.due()))
 
     # Life
 

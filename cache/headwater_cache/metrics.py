@@ -13,6 +13,8 @@ __all__ = [
     "BREAKER_STATE",
     "BULKHEAD_REJECTED",
     "CONSISTENCY_CHECKED",
+    "CONSISTENCY_NINES",
+    "CONSISTENCY_REPAIRS",
     "CONSISTENCY_VIOLATIONS",
     "EARLY_REFRESH",
     "EVENT_LAG",
@@ -43,6 +45,8 @@ MetricName = Literal[
     "headwater_cache_breaker_state",  # 0 closed, 1 half open, 2 open
     "headwater_cache_consistency_checked_total",
     "headwater_cache_consistency_violations_total",  # by seconds since the change
+    "headwater_cache_consistency_nines",  # of the changes that showed within so many seconds
+    "headwater_cache_consistency_repairs_total",  # by what the apply made of them
     "headwater_cache_l1_entries",
     "headwater_cache_l1_evictions_total",  # by invalidation or own write
     "headwater_cache_l1_flushes_total",  # channel lost or found again
@@ -88,6 +92,10 @@ CONSISTENCY_CHECKED = _counter("headwater_cache_consistency_checked_total", "Loo
 CONSISTENCY_VIOLATIONS = _counter(
     "headwater_cache_consistency_violations_total", "Keys still wrong so long after a change.", "entity", "age"
 )
+CONSISTENCY_NINES = _gauge(
+    "headwater_cache_consistency_nines", "Nines of the changes that showed within so many seconds.", "entity", "within"
+)
+CONSISTENCY_REPAIRS = _counter("headwater_cache_consistency_repairs_total", "Repairs tried.", "entity", "result")
 L1_ENTRIES = _gauge("headwater_cache_l1_entries", "Values kept in this process.", "entity")
 L1_EVICTIONS = _counter("headwater_cache_l1_evictions_total", "Values dropped by an invalidation.", "entity")
 L1_FLUSHES = _counter("headwater_cache_l1_flushes_total", "Times that everything was dropped.", "entity")

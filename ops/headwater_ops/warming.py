@@ -1,22 +1,20 @@
-"""Following a change topic from outside any group: to fill a view anew, and to audit one."""
+"""Filling a view anew from its change topic, read from outside any group."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from headwater_cache import (
-    AuditReport,
     Change,
     EntityCache,
     MsgpackValues,
     Position,
     RedisSettings,
     TopicPartition,
-    Violation,
     log_version,
 )
 from headwater_cache.events import ChangeDecoder
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
     from faust.types import TP
     from rich.progress import Progress
 
-__all__ = ["warm_view", "watch"]
+__all__ = ["warm_view"]
 
 _log = logging.getLogger(__name__)
 _BATCH = 500
@@ -107,10 +105,9 @@ def _fill(
 
 def _changes(cache: EntityCache[Any], decoder: ChangeDecoder, epoch: int, batch: Iterable[Any]) -> Iterator[Change]:
     """The changes of a batch. One that can not be read fences its key: nothing older than it may be served."""
-    decode = _decoding(decoder)
     for message in batch:
         try:
-            change = decode(message)
+            change = decoder.decode(message.key(), message.value(), _place(message))
         except BadRecord as exc:
             _log.warning("%s: %s[%d] at %d: %s", cache.name, *_place(message), exc)
             if message.key() is not None:
@@ -118,40 +115,6 @@ def _changes(cache: EntityCache[Any], decoder: ChangeDecoder, epoch: int, batch:
             continue
         if change is not None:
             yield change
-
-
-def watch(
-    env: Environment, entity: str, topic: str | None, *, topic_epoch: int, share: float, seconds: float
-) -> tuple[AuditReport, list[Violation]]:
-    """Audit a view for so many seconds: the report, and every violation seen. Blocks.
-
-    Raises:
-        UnknownTopic: there is no such change topic.
-        Unavailable: a server does not answer.
-    """
-    log, codec = Log(KafkaSettings.from_env(env)), Codec.from_env(env)
-    decode = _decoding(ChangeDecoder(MsgpackValues[Any](), codec.decoder(), epoch=topic_epoch))
-    wrong: list[Violation] = []
-    try:
-        with EntityCache[Any](entity, RedisSettings.from_env(env)) as cache:
-            auditor = cache.auditor(share=share)
-            seen = log.ends(log.partitions(topic or change_topic(entity)), committed=True)
-            deadline = time.monotonic() + seconds
-            while time.monotonic() < deadline:
-                ends = log.ends(seen.keys(), committed=True)
-                changes = map(decode, log.read({tp: (seen[tp], end) for tp, end in ends.items()}))
-                auditor.observe([change for change in changes if change is not None])
-                seen = ends
-                wrong += cache.audit(auditor)
-                time.sleep(0.5)
-    finally:
-        codec.close()
-    return auditor.report(), wrong
-
-
-def _decoding(decoder: ChangeDecoder) -> Callable[[Any], Change | None]:
-    """Takes a message of the log, gives its change."""
-    return lambda message: decoder.decode(message.key(), message.value(), _place(message))
 
 
 def _place(message: Any) -> Position:

@@ -112,6 +112,12 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("HEADWATER_PRODUCER_DELIVERY_TIMEOUT", "2m", "How long one record may take until it is acknowledged."),
     Setting("HEADWATER_PRODUCER_LINGER", "5ms", "How long a record may wait for others to share its batch."),
     Setting("HEADWATER_PRODUCER_COMPRESSION", "lz4", "none, gzip, snappy, lz4 or zstd."),
+    Setting("HEADWATER_PRODUCER_RATE", None, "How fast `emit` may go, e.g. 500/s; unset: no limit."),
+    Setting(
+        "HEADWATER_PRODUCER_FAIL_FAST",
+        None,
+        "How long the broker may acknowledge nothing before `emit` fails at once; unset: never. Not with a spool.",
+    ),
     # Outbox
     Setting("HEADWATER_OUTBOX_URL", None, "SQLAlchemy URL of the outbox's database, for the relay.", secret=True),
     Setting("HEADWATER_OUTBOX_BATCH", "1000", "How many events the relay sends in one transaction."),
@@ -122,9 +128,14 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("HEADWATER_WORKER_ID", None, "Stable name of this worker: its static group member id."),
     Setting("HEADWATER_WORKER_DRAIN", "25s", "How long a stopping or revoked worker may finish records in flight."),
     Setting("HEADWATER_WORKER_COMMIT_INTERVAL", "1s", "How often settled offsets are committed."),
+    Setting("HEADWATER_WORKER_LINGER", "5ms", "How long an emitted record may wait for others to share its batch."),
     Setting("HEADWATER_WORKER_HTTP", "127.0.0.1:6066", "host:port of the worker's /livez, /readyz and /metrics."),
     # Lag collector
     Setting("HEADWATER_LAG_HTTP", "127.0.0.1:6067", "host:port of /livez, /readyz and /metrics of `lag --serve`."),
+    # Cache auditor
+    Setting(
+        "HEADWATER_AUDIT_HTTP", "127.0.0.1:6069", "host:port of /livez, /readyz, /metrics of `cache audit --serve`."
+    ),
     # Tasks
     Setting("HEADWATER_TASKS_RETENTION", "7d", "How long a task is kept after it has ended."),
     # Tasks API

@@ -30,7 +30,9 @@ class Model:
     def release(self, key: str, token: bytes) -> int:
         return int(self.leases.get(key) == token and self.leases.pop(key) is not None)
 
-    def invalidate(self, key: str, fence_ms: str) -> int:
+    def invalidate(self, key: str, fence_ms: str, only: bytes = b"") -> int:
+        if only and self.entries.get(key, b"")[10:40] != only:
+            return 0
         self.leases.pop(key, None)
         if key not in self.entries:
             return 0

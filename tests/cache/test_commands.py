@@ -1,107 +1,207 @@
-"""``headwater cache`` on the real Kafka, Redis and registry."""
+"""``headwater cache`` on the real Kafka and a real Redis. The changes are JSON, so no registry need start."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
+import time
+import urllib.request
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+import redis
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from typer.testing import CliRunner, Result
 
-from headwater_cache import EntityCache, MsgpackValues
+from cache.redis_server import free_port
+from cache.table import Table
+from headwater_cache import EntityCache, Loaded
 from headwater_ops.commands.cache import app
-from headwater_ops.stack import Endpoints
-from headwater_schemas.codec import Codec
-from headwater_schemas.settings import Environment
+from headwater_schemas.errors import UsageError
 
 Run = Callable[..., Result]
+Change = Callable[[str, Any], None]
 
 
 @pytest.fixture
-def entity(endpoints: Endpoints, unique: Callable[[str], str]) -> str:
+def run(redis_url: str) -> Run:
+    """Runs the command as a shell would, where only Redis is needed."""
+    return lambda *arguments: CliRunner().invoke(app, list(map(str, arguments)), env=_settings(redis_url))
+
+
+@pytest.fixture
+def entity(bootstrap: str, unique: Callable[[str], str]) -> str:
     """An entity whose change topic exists, with two partitions."""
     name = unique("plane")
     topic = NewTopic(f"{name}.changes", num_partitions=2, replication_factor=1)
-    admin = AdminClient({"bootstrap.servers": endpoints.bootstrap})
+    admin = AdminClient({"bootstrap.servers": bootstrap})
     admin.create_topics([topic])[topic.topic].result(30)
     return name
 
 
 @pytest.fixture
-def run(endpoints: Endpoints) -> Run:
-    """Runs the command as a shell would."""
-    return lambda *arguments: CliRunner().invoke(app, list(map(str, arguments)), env=endpoints.settings())
+def follow(bootstrap: str, redis_url: str) -> Run:
+    """The same, with Kafka."""
+    env = _settings(redis_url) | {"HEADWATER_KAFKA_BOOTSTRAP": bootstrap}
+    return lambda *arguments: CliRunner().invoke(app, list(map(str, arguments)), env=env)
 
 
 @pytest.fixture
-def change(endpoints: Endpoints, env: Environment, entity: str) -> Callable[[str, Any], None]:
-    """Writes a change of the entity to its topic, acknowledged."""
-    codec = Codec.from_env(env)
-    try:
-        encode = codec.encoder("plane.changes")
-    finally:
-        codec.close()
-    producer = Producer({"bootstrap.servers": endpoints.bootstrap, "acks": "all"})
+def change(bootstrap: str, entity: str) -> Change:
+    """Writes a change of the entity to its topic, acknowledged, as Debezium's flat records are."""
+    producer = Producer({"bootstrap.servers": bootstrap, "acks": "all"})
 
     def write(key: str, value: Any) -> None:
-        event = {
-            "entity": entity,
-            "key": key,
-            "version": 0,
-            "op": "DELETE" if value is None else "UPSERT",
-            "schema_id": None,
-            "value": None if value is None else MsgpackValues[Any]().encode(value)[1],
-            "source": "test",
-            "occurred_at": datetime.now(UTC),
-        }
-        producer.produce(f"{entity}.changes", encode(event), key, partition=hash(key) % 2)
+        record = {"__op": "d"} if value is None else {**value, "__op": "u"}
+        producer.produce(f"{entity}.changes", json.dumps(record).encode(), key, partition=sum(key.encode()) % 2)
         assert producer.flush(30) == 0
 
     return write
 
 
-def test_a_view_is_warmed_read_and_explained(
-    run: Run, change: Callable[[str, Any], None], entity: str, endpoints: Endpoints
-) -> None:
+def _settings(redis_url: str) -> dict[str, str]:
+    return {"HEADWATER_REDIS_URL": redis_url, "HEADWATER_REGISTRY_URL": "http://127.0.0.1:1"}
+
+
+def test_a_view_is_warmed_read_and_explained(follow: Run, change: Change, entity: str, bootstrap: str) -> None:
     """From the topic alone; run again it fills the next epoch, and poison hides what it would have changed."""
     for number in range(20):
         change(f"N{number}", {"seats": number})
     change("N3", None)
 
-    warmed = run("warm", entity)
+    warmed = follow("warm", entity)
     assert warmed.exit_code == 0, warmed.output
     assert "21 changes applied to epoch 2, now live" in warmed.output
-    assert json.loads(run("get", entity, "N7", "--json").stdout)["value"] == {"seats": 7}
-    assert run("get", entity, "N3").exit_code == 1
-    explained = json.loads(run("explain", entity, "N7", "--json").stdout)
+    assert json.loads(follow("get", entity, "N7", "--json").stdout)["value"] == {"seats": 7}
+    assert follow("get", entity, "N3").exit_code == 1
+    explained = json.loads(follow("explain", entity, "N7", "--json").stdout)
     assert (explained["state"], explained["epoch"], explained["ready"]) == ("V", 2, [2, 2])
-    assert "not found" in run("explain", entity, "N3").stdout
+    assert "not found" in follow("explain", entity, "N3").stdout
+    counted = json.loads(follow("stats", entity, "--json").stdout)
+    assert (counted["epoch"], counted["entries"], counted["states"]) == (2, 20, {"V": 19, "T": 1})
+    assert sum(counted["watermarks"].values()) == 21
 
-    poison = Producer({"bootstrap.servers": endpoints.bootstrap})
-    poison.produce(f"{entity}.changes", b"poison", "N7", partition=hash("N7") % 2)
+    poison = Producer({"bootstrap.servers": bootstrap})
+    poison.produce(f"{entity}.changes", b"poison", "N7", partition=sum(b"N7") % 2)
     poison.flush(30)
-    assert "epoch 3, now live" in run("warm", entity).output
-    assert json.loads(run("explain", entity, "N7", "--json").stdout)["state"] == "F"
+    assert "epoch 3, now live" in follow("warm", entity).output
+    assert json.loads(follow("explain", entity, "N7", "--json").stdout)["state"] == "F"
 
 
-def test_an_audit_tells_a_view_that_stands_still(
-    run: Run, change: Callable[[str, Any], None], entity: str, endpoints: Endpoints
-) -> None:
-    """Nobody applies the change: it is wrong after a second, and said so."""
+def test_an_audit_tells_a_view_that_stands_still(follow: Run, change: Change, entity: str, redis_url: str) -> None:
+    """Nobody applies the change: it is wrong after a second, and said so; poison between is passed over."""
     change("N1", {"seats": 1})
-    assert run("warm", entity).exit_code == 0
-    with EntityCache[Any](entity, endpoints.redis_url) as cache:
+    assert follow("warm", entity).exit_code == 0
+    with EntityCache[Any](entity, redis_url) as cache:
         assert cache.get("N1") == {"seats": 1}
     writer = threading.Timer(1.0, change, ("N1", {"seats": 2}))
     writer.start()
-    audited = json.loads(run("audit", entity, "--share", 1, "--seconds", 4, "--json").stdout)
+    audited = json.loads(follow("audit", entity, "--share", 1, "--seconds", 4, "--json").stdout)
     writer.join()
 
-    assert audited["report"]["violations"] == {"1": 1}
+    (report,) = audited["entities"]
+    assert report["report"]["violations"] == {"1": 1}
+    assert report["consistent"] == {"1": 0.0}
     assert audited["violations"][0]["key"] == "N1"
+
+
+def test_the_auditor_serves_nines_until_it_is_told_to_stop(
+    change: Change, entity: str, redis_url: str, bootstrap: str
+) -> None:
+    """As a process: ready when it has looked, a violation in the metrics, a clean end."""
+    address = f"127.0.0.1:{free_port()}"
+    env = _settings(redis_url) | {"HEADWATER_KAFKA_BOOTSTRAP": bootstrap, "HEADWATER_AUDIT_HTTP": address}
+    command = [sys.executable, "-m", "headwater_ops.cli", "cache", "audit", entity, "--serve", "--share", "1"]
+    with EntityCache[Any](entity, redis_url) as cache:
+        cache.check()
+    with subprocess.Popen(command, env=os.environ | env, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            _until(lambda: _get(address, "/readyz") is not None, process)
+            change("N1", {"seats": 2})
+            sample = f'headwater_cache_consistency_violations_total{{age="1",entity="{entity}"}} 1.0'
+            _until(lambda: sample in (_get(address, "/metrics") or ""), process)
+            assert f'headwater_cache_consistency_nines{{entity="{entity}",within="1"}} 0.0' in str(
+                _get(address, "/metrics")
+            )
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+
+
+def _get(address: str, path: str) -> str | None:
+    try:
+        with urllib.request.urlopen(f"http://{address}{path}", timeout=5) as answer:
+            text: str = answer.read().decode()
+            return text
+    except OSError:
+        return None
+
+
+def _until(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 40) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, "it took too long"
+        time.sleep(0.1)
+
+
+def test_stats_count_what_is_there(run: Run, redis_url: str, name: str, raw: redis.Redis) -> None:
+    """By state, with sizes; a limit makes it a sample."""
+    table = Table()
+    with EntityCache(name, redis_url, mode="cache", source=table) as cache:
+        for number in range(50):
+            cache.put(f"k{number}", number)
+        cache.delete("k0")
+        cache.get("missing")
+        table.write("fenced", 1)
+        cache.apply_many(table.events[-1:], positions={})
+    raw.set(f"{{{name}:1:foreign}}", "hello")
+    raw.set(f"{{{name}:1:k1}}:l", "token")
+
+    counted = json.loads(run("stats", name, "--json").stdout)
+    assert counted["states"] == {"V": 49, "T": 1, "N": 1, "F": 1, "?": 1}
+    assert (counted["entries"], counted["complete"], counted["leases"]) == (53, True, 1)
+    assert counted["payload_bytes"] == 1.0
+    assert 100 < counted["redis_bytes"] < 400
+    assert "entries" in run("stats", name).stdout
+
+
+def test_a_key_and_a_tag_are_invalidated(run: Run, redis_url: str, name: str) -> None:
+    """The next read asks the source."""
+    with EntityCache(name, redis_url, mode="cache", source=Table()) as cache:
+        cache.put("k", 1)
+        assert "k: invalidated" in run("invalidate", name, "k").stdout
+        assert cache.explain("k").state == "F"
+        assert "was absent" in run("invalidate", name, "other").stdout
+
+        values = iter([1, 2])
+        assert cache.load("t", lambda: Loaded(next(values), 1, ("carrier:UA",))).value == 1
+        assert run("invalidate", name, "--tag", "carrier:UA").exit_code == 0
+        assert cache.load("t", lambda: Loaded(next(values), 1, ("carrier:UA",))).value == 2
+
+
+def test_a_view_is_not_invalidated(run: Run, redis_url: str, name: str) -> None:
+    """There is nothing to read its keys from; a fence would hide the key until the log is replayed."""
+    from headwater_cache.testing import MemoryLog
+
+    with EntityCache[int](name, redis_url, log=MemoryLog()) as view:
+        view.put("k", 1)
+        refused = run("invalidate", name, "k")
+
+        assert isinstance(refused.exception, UsageError)
+        assert "warm" in str(refused.exception)
+        assert view.get("k") == 1
+
+
+def test_wrong_use_says_what_to_pass(run: Run, name: str) -> None:
+    """Nothing to invalidate; one topic for two views."""
+    assert "KEYs, or --tag" in str(run("invalidate", name).exception)
+    assert "single ENTITY" in str(run("audit", "one", "two", "--topic", "t").exception)

@@ -35,7 +35,9 @@ tokens = st.sampled_from([b"t1", b"t2"])
 lives = st.sampled_from(["0", "50000"])
 applies = st.tuples(st.just("apply"), st.sampled_from("EW"), st.booleans(), entries, tokens | st.just(b""), lives)
 loads = st.tuples(st.just("apply"), st.just("L"), st.just(False), entries | negatives, tokens, lives)
-others = st.tuples(st.sampled_from(["acquire", "acquire seen", "release", "invalidate", "evict"]), tokens)
+others = st.tuples(
+    st.sampled_from(["acquire", "acquire seen", "release", "invalidate", "invalidate 9", "evict"]), tokens
+)
 operations = st.lists(st.tuples(st.sampled_from(KEYS), applies | loads | others), min_size=1, max_size=25)
 
 
@@ -78,7 +80,10 @@ def _both(model: Model, key: str, operation: tuple[Any, ...]) -> tuple[Command, 
         case ("release", token):
             return RELEASE.call([key], [token]), model.release(key, token)
         case ("invalidate", _):
-            return INVALIDATE.call([key], ["70000"]), model.invalidate(key, "70000")
+            return INVALIDATE.call([key], ["70000", ""]), model.invalidate(key, "70000")
+        case ("invalidate 9", _):
+            only = log_version(0, 9)
+            return INVALIDATE.call([key], ["0", only]), model.invalidate(key, "0", only.encode())
     existed = model.entries.pop(key, None)
     return ("DEL", key), int(existed is not None)
 

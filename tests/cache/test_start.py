@@ -63,7 +63,7 @@ def test_a_user_with_the_documented_rights_is_enough(own: RedisServer) -> None:
     """What docs/cache.md says to grant."""
     rights = "~{flights:* ~flights:* -@all +get +mget +set +del +getrange +setrange +pexpire +persist +pttl"
     rights += " +hset +hsetnx +hget +hmget +hgetall +evalsha +script|load +info +ping +hello"
-    rights += " +client|setinfo +client|setname +select +incr"
+    rights += " +client|setinfo +client|setname +select +incr +exists +time +scan +memory|usage"
     with own.client() as client:
         client.execute_command("ACL", "SETUSER", "app", "on", ">pw", *rights.split())
 
@@ -75,6 +75,9 @@ def test_a_user_with_the_documented_rights_is_enough(own: RedisServer) -> None:
         cache.apply_many(log.changes)
         assert cache.touch("UA1")
         assert cache.explain("UA1").watermarks == {"test.changes:0": 1}
+        assert cache.stats().states == {"V": 1}
+        with cache.lock("report"):
+            pass
 
 
 def test_a_retired_epoch_is_refused(redis_url: str, name: str, raw: redis.Redis) -> None:

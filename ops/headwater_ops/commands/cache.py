@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headwater_ops.output import AsJson, print_json, print_table
+from headwater_schemas.errors import UsageError
 
 if TYPE_CHECKING:
     from headwater_cache import EntityCache
@@ -65,6 +66,59 @@ def _shown(name: str, value: Any) -> object:
     return value
 
 
+@app.command("stats")
+def stats(
+    entity: Entity,
+    limit: Annotated[int, typer.Option(min=1, help="Entries to look at, at most.")] = 100_000,
+    as_json: AsJson = False,
+) -> None:
+    """Count what ENTITY holds in Redis: entries by state, sizes, leases, watermarks. Scans."""
+    from msgspec.structs import asdict
+
+    with _open(entity, "log") as cache:
+        found = cache.stats(limit=limit)
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ("of", "what"), [(name.replace("_", " "), _shown(name, value)) for name, value in asdict(found).items()]
+    )
+
+
+@app.command("invalidate")
+def invalidate(
+    entity: Entity,
+    keys: Annotated[list[str] | None, typer.Argument(metavar="KEY...", help="Business keys.")] = None,
+    tags: Annotated[
+        list[str] | None, typer.Option("--tag", help="Everything that carries this tag; repeatable.")
+    ] = None,
+    domain: Domain = "log",
+) -> None:
+    """Stop serving KEYs (or all that carries a tag) of a cache; their next reads ask the source.
+
+    Not for a view, which has no source: there `headwater cache warm` fills everything anew.
+    """
+    from headwater_cache import EntityCache, RedisSettings
+    from headwater_ops.stack.endpoints import environment
+
+    if not keys and not tags:
+        raise UsageError("name what to invalidate: KEYs, or --tag")
+    with _open(entity, domain) as cache:
+        for key in keys or ():
+            found = cache.explain(key)
+            if (found.state == "V" and found.hard is None) or (found.state == "F" and found.expires_in is None):
+                raise UsageError(
+                    f"{entity} is a view (what it holds never expires): there is no source to read {key!r} from; use "
+                    "`headwater cache warm` to fill it anew, or `audit --repair`"
+                )
+    with EntityCache[Any](entity, RedisSettings.from_env(environment()), mode="cache", domain=domain) as cache:
+        for key in keys or ():
+            typer.echo(f"{entity} {key}: {'invalidated' if cache.invalidate(key) else 'was absent'}")
+        if tags:
+            cache.invalidate_tags(*tags)
+            typer.echo(f"{entity}: invalidated what carries {', '.join(tags)}")
+
+
 @app.command("warm")
 def warm(
     entity: Entity,
@@ -86,26 +140,45 @@ def warm(
 
 @app.command("audit")
 def audit(
-    entity: Entity,
-    topic: Topic = None,
+    entities: Annotated[list[str], typer.Argument(metavar="ENTITY...", help="Names of views.")],
+    topic: Annotated[
+        str | None, typer.Option(help="Change topic of a single ENTITY [default: ENTITY.changes].")
+    ] = None,
     topic_epoch: Annotated[int, typer.Option(min=0, help="Epoch of the topic, as the cache sync has it.")] = 0,
     share: Annotated[float, typer.Option(help="Share of the keys to watch, 0 to 1.")] = 0.1,
     seconds: Annotated[float, typer.Option(help="How long to watch.")] = 75.0,
+    repair: Annotated[bool, typer.Option("--repair", help="Apply once more what is wrong after 10 s.")] = False,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Stay, and serve the nines to Prometheus on HEADWATER_AUDIT_HTTP.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Watch changes of ENTITY and read each key 1, 10, 60 and 300 s later. Exit code 1 if one was wrong after 10 s."""
-    from headwater_ops.stack.endpoints import environment
-    from headwater_ops.warming import watch
+    """Watch changes of views and read each key 1, 10, 60 and 300 s later. Exit code 1 if one was wrong after 10 s.
 
-    report, wrong = watch(environment(), entity, topic, topic_epoch=topic_epoch, share=share, seconds=seconds)
+    Only what happens from now on is watched. A change that shows late is lag; one that is still missing after 10 s is
+    an error, and with --repair it is applied again.
+    """
+    from headwater_ops.auditing import AuditOptions, watch
+    from headwater_ops.auditing import serve as stay
+    from headwater_ops.stack.endpoints import environment
+
+    if topic is not None and len(entities) > 1:
+        raise UsageError("--topic names the topic of one view: pass a single ENTITY with it")
+    options = AuditOptions(entities, topic, topic_epoch, share, repair)
+    if serve:
+        stay(environment(), options)
+        return
+    reports, wrong = watch(environment(), options, seconds)
     if as_json:
-        print_json({"report": report, "consistent": report.consistent, "violations": wrong})
+        shown = [{"report": report, "consistent": report.consistent, "nines": report.nines} for report in reports]
+        print_json({"entities": shown, "violations": wrong})
     else:
         rows = [
-            (f"{age} s", report.checked[age], report.violations.get(age, 0), f"{of:.5%}")
+            (report.entity, f"{age} s", report.decided[age], report.violations.get(age, 0), f"{of:.5%}")
+            for report in reports
             for age, of in report.consistent.items()
         ]
-        print_table(("after", "checked", "wrong", "consistent"), rows)
+        print_table(("entity", "within", "changes", "wrong", "consistent"), rows)
     if any(violation.age >= 10 for violation in wrong):
         raise typer.Exit(1)
 
