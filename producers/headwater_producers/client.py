@@ -21,6 +21,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 
 from headwater_producers.backpressure import Block
 from headwater_producers.border import is_authentication
+from headwater_producers.breaker import Breaker
 from headwater_producers.complaints import Complaints
 from headwater_producers.delivery import Waiter, wake_all
 from headwater_producers.envelope import Header
@@ -29,7 +30,7 @@ from headwater_producers.process import unwatch, watch
 from headwater_producers.route import Route
 from headwater_producers.settings import ProducerSettings
 from headwater_schemas.clock import SystemClock
-from headwater_schemas.errors import Overloaded, SettingError
+from headwater_schemas.errors import BrokerUnavailable, Overloaded, SettingError
 
 __all__ = ["ANY_PARTITION", "Client", "OnDelivery", "in_event_loop"]
 
@@ -61,6 +62,8 @@ class Client:
         """What ``close`` does with its timeout, before it gives up what is left."""
         self.on_fork: list[Callable[[], None]] = []
         """Called in a forked child, before anything is sent there."""
+        self.degraded: Callable[[], bool] = self._broken
+        """Whether the broker is away, and events go another way or none."""
         self._closed = False
         self._high_water = settings.queue_records * 3 // 4
         self._arm()
@@ -80,6 +83,8 @@ class Client:
         self._loops: set[asyncio.AbstractEventLoop] = set()
         self._wake = threading.Event()
         self._complaints = Complaints(SystemClock())
+        fail_fast = self.settings.fail_fast
+        self.breaker = None if fail_fast is None else Breaker(fail_fast, SystemClock())
         self._thread = threading.Thread(target=self._poll_while_idle, name="headwater-producer", daemon=True)
 
     def __len__(self) -> int:
@@ -236,9 +241,37 @@ class Client:
         if self.woken:
             woken, self.woken = self.woken, []
             wake_all(woken)
-        for route in tuple(self.routes.values()):
+        routes = tuple(self.routes.values())
+        if self.breaker is not None:
+            self.breaker.heard |= any(route.acked for route in routes)
+            if self.breaker.look(len(self)):
+                self._switch(self.breaker)
+        for route in routes:
             if failures := route.report():
                 self._complaints.add(route.topic, failures)
+
+    def _broken(self) -> bool:
+        return self.breaker is not None and self.breaker.open
+
+    def _switch(self, breaker: Breaker) -> None:
+        if self._producer is None or self._closed:
+            return
+        if breaker.open:
+            self.produce = self._produce_if_idle
+            _log.error("no acknowledgement for %g s%s: emits fail at once", self.settings.fail_fast, self.last_seen())
+        else:
+            self.produce = self._producer.produce
+            _log.warning("the broker answers again")
+
+    def _produce_if_idle(self, *record: Any) -> None:
+        """``produce`` while the breaker is open: what waits is the probe; when nothing does, this record is."""
+        producer = self._producer
+        if producer is None or len(producer):
+            raise BrokerUnavailable(
+                f"the broker has acknowledged nothing for {self.settings.fail_fast:g} s"
+                f"{self.last_seen()}; not queued (HEADWATER_PRODUCER_FAIL_FAST)"
+            )
+        producer.produce(*record)
 
     def _stop(self) -> Counter[str]:
         producer = self._producer

@@ -34,7 +34,7 @@ MetricName = Literal[
     "headwater_producer_ack_seconds",
     # Records in the queue to the broker or on the way, all producers of the process together.
     "headwater_producer_queue_records",
-    # How many producers of the process send by way of the disk because the broker is away: 0 when all is well.
+    # How many producers of the process send by way of the disk, or refuse, because the broker is away: 0 is well.
     "headwater_producer_degraded",
     # Events in the spools of the process: on disk and not acknowledged.
     "headwater_spool_records",
@@ -76,7 +76,7 @@ _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 RECORDS: Final = Counter(_RECORDS, "Events that reached an outcome, by topic.", ["topic", "outcome"])
 ACK_SECONDS: Final = Histogram(_ACK_SECONDS, "From emit to acknowledgement (sampled).", ["topic"], buckets=_BUCKETS)
 QUEUE_RECORDS: Final = Gauge(_QUEUE_RECORDS, "Records queued for the broker or on the way to it.")
-DEGRADED: Final = Gauge(_DEGRADED, "Producers that send by way of the disk because the broker is away.")
+DEGRADED: Final = Gauge(_DEGRADED, "Producers that send by way of the disk, or refuse, because the broker is away.")
 SPOOL_RECORDS: Final = Gauge(_SPOOL_RECORDS, "Events on disk and not acknowledged.")
 SPOOL_BYTES: Final = Gauge(_SPOOL_BYTES, "Size of the spools on disk.")
 SPOOL_OLDEST: Final = Gauge(_SPOOL_OLDEST, "How long the oldest event of the spools has been waiting.")

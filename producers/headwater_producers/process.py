@@ -12,7 +12,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from headwater_producers.metrics import QUEUE_RECORDS
+from headwater_producers.metrics import DEGRADED, QUEUE_RECORDS
 
 if TYPE_CHECKING:
     from headwater_producers.client import Client
@@ -66,6 +66,11 @@ def _pending() -> int:
     return sum(len(client) for client in tuple(_clients.values()))
 
 
+def _degraded() -> int:
+    return sum(client.degraded() for client in tuple(_clients.values()))
+
+
 atexit.register(_drain_all)
 os.register_at_fork(after_in_child=_after_fork_in_child)
 QUEUE_RECORDS.set_function(_pending)
+DEGRADED.set_function(_degraded)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping
 from datetime import datetime
 from types import TracebackType
@@ -12,19 +13,21 @@ from typing import Any, Final, Self
 import msgspec
 from confluent_kafka import KafkaException
 
-from headwater_producers.backpressure import Spool
+from headwater_producers.backpressure import Block, Spool
 from headwater_producers.border import translate
-from headwater_producers.client import ANY_PARTITION, Client, OnDelivery
+from headwater_producers.breaker import Breaker
+from headwater_producers.client import ANY_PARTITION, Client, OnDelivery, in_event_loop
 from headwater_producers.delivery import Delivery
 from headwater_producers.envelope import Envelope, Header
 from headwater_producers.errors import DeliveryPending
+from headwater_producers.pace import Pace
 from headwater_producers.route import Route
 from headwater_producers.settings import ProducerSettings
 from headwater_producers.spool import Spooler
 from headwater_schemas.catalogue import Catalogue
 from headwater_schemas.clock import Clock, SystemClock
 from headwater_schemas.codec import Codec
-from headwater_schemas.errors import BrokerUnavailable
+from headwater_schemas.errors import BrokerUnavailable, Overloaded
 from headwater_schemas.registry import Registry, SchemaRegistry
 from headwater_schemas.settings import Environment, RegistrySettings
 
@@ -71,6 +74,7 @@ class EventProducer:
         self._codec = registry if isinstance(registry, Codec) else Codec(catalogue, registry)
         self._envelope = Envelope(source, clock or SystemClock())
         self._settings = settings
+        self._pace = None if settings.rate is None else Pace(settings.rate, SystemClock())
         self._client = Client(settings)
         self._client.on_fork.append(self._envelope.renew)
         self._routes = self._client.routes
@@ -99,8 +103,9 @@ class EventProducer:
 
     @property
     def degraded(self) -> bool:
-        """Whether events go to the spool because the broker is away. Always ``False`` without a spool."""
-        return self._spooler is not None and self._spooler.degraded
+        """Whether the broker is away: events go to the spool, or, with ``fail_fast``, emits fail at once. Always
+        ``False`` without either."""
+        return self._client.degraded()
 
     def emit(
         self,
@@ -116,8 +121,8 @@ class EventProducer:
         """Queue an event for sending.
 
         Does not block, but for two cases: the first emit to a topic asks the registry (see ``prepare``), and a full
-        queue waits as the back-pressure policy says. Returning does not promise that the event is sent: wait for the
-        delivery. When it raises, nothing was queued.
+        queue, or one that is over its ``rate``, waits as the back-pressure policy says. Returning does not promise that
+        the event is sent: wait for the delivery. When it raises, nothing was queued.
 
         Args:
             topic: a topic of the catalogue.
@@ -134,13 +139,16 @@ class EventProducer:
             RecordTooLarge: it is over ``HEADWATER_KAFKA_MAX_RECORD_BYTES``.
             UsageError: a key, header, time or traceparent of the wrong kind.
             RegistryUnavailable: the first emit to this topic, and the registry does not answer.
-            Overloaded: the queue, or the spool, is full.
+            Overloaded: the queue, or the spool, is full, or this would be faster than ``rate``.
+            BrokerUnavailable: the broker has acknowledged nothing for ``fail_fast``.
             SpoolUnavailable: the broker is away and the spool cannot be written.
             ProducerClosed: after ``close``.
         """
         route = self._routes.get(topic) or self._open_route(topic)
         raw_key = key if key.__class__ is bytes else route.key_bytes(key)
         payload = route.encode(value) if value is not None else route.payload(value)
+        if self._pace is not None:
+            self._keep_pace(self._pace)
         envelope = self._envelope
         number = next(envelope.numbers)
         if headers is None and id is None and time is None and traceparent is None:
@@ -173,6 +181,16 @@ class EventProducer:
             raise translate(exc.args[0], route.topic) from exc
         return delivery
 
+    def _keep_pace(self, pace: Pace) -> None:
+        """Wait for this event's turn, as the back-pressure policy allows."""
+        policy = self._settings.back_pressure
+        wait = pace.take(policy.seconds if isinstance(policy, Block) and not in_event_loop() else 0.0)
+        if wait is None:
+            advice = "in a coroutine `await producer.drain()` between emits" if in_event_loop() else "slow down"
+            raise Overloaded(f"faster than {pace.rate:g} events/s (HEADWATER_PRODUCER_RATE): {advice}")
+        if wait:
+            time.sleep(wait)
+
     def emit_raw(
         self,
         topic: str,
@@ -197,9 +215,11 @@ class EventProducer:
                 be short and must not raise; ``headwater_producers.border.translate`` makes the error one of ours.
 
         Raises:
-            RecordTooLarge, Overloaded, ProducerClosed: as ``emit``.
+            RecordTooLarge, Overloaded, BrokerUnavailable, ProducerClosed: as ``emit``; ``rate`` does not count here.
         """
         client = self._client
+        if client.breaker is not None:
+            on_delivery = _heard_by(client.breaker, on_delivery)
         where = ANY_PARTITION if partition is None else partition
         try:
             client.produce(topic, value, key, where, on_delivery, None, 0, headers)
@@ -227,11 +247,14 @@ class EventProducer:
                 self._open_route(topic)
 
     async def drain(self) -> None:
-        """Wait until the queue has room again; returns at once when it has.
+        """Wait until the queue has room again, and the next event is not over the ``rate``; returns at once when so.
 
         The back pressure of coroutines, as with ``asyncio.StreamWriter``: call it between emits. It does not wait for
         deliveries.
         """
+        if self._pace is not None:
+            while wait := self._pace.wait():  # noqa: ASYNC110 - time is what it waits for
+                await asyncio.sleep(wait)
         await (self._client.drain() if self._spooler is None else self._spooler.drain())
 
     def flush(self, timeout: float | None = None) -> None:
@@ -297,3 +320,13 @@ class EventProducer:
         """The way to a topic, made at its first use."""
         route = Route(self._client, self._catalogue.topic(topic), self._codec)
         return self._routes.setdefault(topic, route)
+
+
+def _heard_by(breaker: Breaker, report: OnDelivery | None) -> OnDelivery:
+    def heard(error: Any, message: Any) -> None:
+        if error is None:
+            breaker.heard = True
+        if report is not None:
+            report(error, message)
+
+    return heard

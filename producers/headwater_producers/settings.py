@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from headwater_producers.backpressure import BackPressure, Block, Refuse, Spool
-from headwater_schemas.errors import SettingError
+from headwater_schemas.errors import SettingError, UsageError
+from headwater_schemas.rates import per_second
 from headwater_schemas.settings import Environment, KafkaSettings
 
 __all__ = ["ProducerSettings"]
@@ -29,6 +30,10 @@ class ProducerSettings:
         linger: how long a record may wait for others to share its batch. More is faster for many, later for one.
         compression: of batches. ``lz4`` and ``zstd`` cost little and shrink Avro well.
         exit_flush: how long an exiting interpreter waits for what a producer left open still holds.
+        rate: events per second that ``emit`` lets through, a second's worth at once; ``None``: no limit. An emit beyond
+            it waits as ``Block`` says, else raises ``Overloaded``.
+        fail_fast: how long the broker may acknowledge nothing before ``emit`` raises ``BrokerUnavailable`` at once,
+            until it answers again; ``None``: never. Not with a spool, which takes the events then.
 
     Raises:
         SettingError: a value is out of range; the message says what to pass.
@@ -42,6 +47,8 @@ class ProducerSettings:
     linger: float = 0.005
     compression: str = "lz4"
     exit_flush: float = 10.0
+    rate: float | None = None
+    fail_fast: float | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.queue_records <= 10_000_000:
@@ -56,6 +63,12 @@ class ProducerSettings:
             raise SettingError(
                 f"HEADWATER_PRODUCER_DELIVERY_TIMEOUT={self.delivery_timeout}: more than the linger ({self.linger} s)"
             )
+        if self.rate is not None and not self.rate > 0:
+            raise SettingError(f"HEADWATER_PRODUCER_RATE={self.rate}: pass more than zero, e.g. '500/s'")
+        if self.fail_fast is not None and not self.fail_fast >= 1:
+            raise SettingError(f"HEADWATER_PRODUCER_FAIL_FAST={self.fail_fast}: pass at least a second, e.g. '5s'")
+        if self.fail_fast is not None and isinstance(self.back_pressure, Spool):
+            raise SettingError("HEADWATER_PRODUCER_FAIL_FAST: leave it out, the spool takes events in an outage")
 
     @classmethod
     def from_env(cls, env: Environment | None = None) -> ProducerSettings:
@@ -74,6 +87,8 @@ class ProducerSettings:
             linger=env.duration("HEADWATER_PRODUCER_LINGER"),
             compression=env.text("HEADWATER_PRODUCER_COMPRESSION"),
             exit_flush=env.duration("HEADWATER_PRODUCER_EXIT_FLUSH"),
+            rate=_rate(env),
+            fail_fast=env.duration("HEADWATER_PRODUCER_FAIL_FAST") if env.get("HEADWATER_PRODUCER_FAIL_FAST") else None,
         )
 
     def client_config(self) -> dict[str, Any]:
@@ -90,6 +105,16 @@ class ProducerSettings:
             "linger.ms": self.linger * 1000,
             "compression.type": self.compression,
         }
+
+
+def _rate(env: Environment) -> float | None:
+    text = env.get("HEADWATER_PRODUCER_RATE")
+    if text is None:
+        return None
+    try:
+        return per_second(text)
+    except UsageError as exc:
+        raise SettingError(f"HEADWATER_PRODUCER_RATE: {exc}") from exc
 
 
 def _back_pressure(env: Environment) -> BackPressure:

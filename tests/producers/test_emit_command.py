@@ -61,3 +61,12 @@ def test_a_key_that_is_no_field_is_refused(endpoints: Endpoints, contracts: Path
 
     assert done.returncode == 2
     assert "it has order_id, amount, note" in done.stderr
+
+
+def test_a_rate_is_kept(endpoints: Endpoints, contracts: Path, topic: str) -> None:
+    lines = "\n".join(json.dumps(order(number)) for number in range(60))
+    done = emit(endpoints, contracts, topic, "--rate", "20/s", lines=lines)
+
+    assert done.returncode == 0, done.stderr
+    assert "20 events acknowledged" in done.stderr or "40 events acknowledged" in done.stderr
+    assert len(read_all(endpoints.bootstrap, topic)) == 60

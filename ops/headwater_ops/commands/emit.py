@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,6 +21,7 @@ def command(
     topic: Annotated[str, typer.Argument(help="A topic of the catalogue.")],
     key: Annotated[str | None, typer.Option(help="The field that gives the key. Compacted topics need one.")] = None,
     source: Annotated[str, typer.Option(help="Who emits: ce_source of the events.")] = "headwater-emit",
+    rate: Annotated[str | None, typer.Option(help="How fast at most, such as 500/s.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")] = False,
 ) -> None:
     """Emit the JSON lines of stdin, one value a line; ends when all are acknowledged.
@@ -28,15 +30,22 @@ def command(
     with its number; the lines before it are emitted.
     """
     from headwater_ops.stack import environment
-    from headwater_producers import EventProducer
+    from headwater_producers import EventProducer, ProducerSettings
     from headwater_schemas.catalogue import Catalogue
+    from headwater_schemas.rates import per_second
+    from headwater_schemas.registry import Registry
+    from headwater_schemas.settings import RegistrySettings
 
     env = environment()
     catalogue = Catalogue.from_env(env)
+    settings = ProducerSettings.from_env(env)
+    if rate is not None:
+        settings = replace(settings, rate=per_second(rate))
     read = _reader(catalogue.schema(catalogue.topic(topic).schema), key)
     progress = _Progress(quiet)
-    with EventProducer.from_env(source=source, env=env) as producer:
-        for batch in _batches(_emitted(producer, topic, read)):
+    registry = Registry(RegistrySettings.from_env(env))
+    with EventProducer(settings, catalogue, registry, source=source) as producer:
+        for batch in _batches(_emitted(producer, topic, read), settings.rate or _BATCH):
             for delivery in batch:
                 delivery.result()
             progress.add(len(batch))
@@ -80,11 +89,11 @@ def _emitted(
         yield delivery
 
 
-def _batches(deliveries: Iterator[Delivery]) -> Iterator[list[Delivery]]:
+def _batches(deliveries: Iterator[Delivery], size: float) -> Iterator[list[Delivery]]:
     """Chunks to wait for, so that memory is bounded however long the input is."""
     from itertools import islice
 
-    while batch := list(islice(deliveries, _BATCH)):
+    while batch := list(islice(deliveries, max(1, min(int(size), _BATCH)))):
         yield batch
 
 

@@ -29,7 +29,7 @@ from headwater_producers.client import ANY_PARTITION, Client, in_event_loop
 from headwater_producers.delivery import Delivery
 from headwater_producers.envelope import Header
 from headwater_producers.errors import ProducerClosed
-from headwater_producers.metrics import DEGRADED, SPOOL_BYTES, SPOOL_OLDEST, SPOOL_RECORDS
+from headwater_producers.metrics import SPOOL_BYTES, SPOOL_OLDEST, SPOOL_RECORDS
 from headwater_producers.route import Route
 from headwater_producers.spool.commit import GroupCommit
 from headwater_producers.spool.delivery import SpooledDelivery
@@ -63,6 +63,7 @@ class Spooler:
         self._policy = policy
         self._client = client
         client.before_close = self.close
+        client.degraded = self.is_degraded
         client.on_fork.append(self.after_fork)
         self._arm()
 
@@ -80,6 +81,10 @@ class Spooler:
     def degraded(self) -> bool:
         """Whether events go by way of the disk."""
         return not self._direct
+
+    def is_degraded(self) -> bool:
+        """``degraded``, to be asked later."""
+        return self.degraded
 
     @property
     def records(self) -> int:
@@ -311,4 +316,3 @@ def _sum(of: str) -> float:
 SPOOL_RECORDS.set_function(lambda: _sum("records"))
 SPOOL_BYTES.set_function(lambda: _sum("size"))
 SPOOL_OLDEST.set_function(lambda: max((spooler.oldest_seconds for spooler in tuple(_live.values())), default=0.0))
-DEGRADED.set_function(lambda: _sum("degraded"))
