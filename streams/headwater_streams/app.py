@@ -45,7 +45,7 @@ from headwater_streams.handlers.policy import Retry
 from headwater_streams.handlers.pool import HandlerPool
 from headwater_streams.handlers.runner import Runner
 from headwater_streams.handlers.settler import PartitionControl
-from headwater_streams.handlers.spec import HandlerSpec
+from headwater_streams.handlers.spec import HandlerSpec, OnDead
 from headwater_streams.loopwatch import LoopWatch
 from headwater_streams.metrics import HandlerMetrics, WorkerMetrics
 from headwater_streams.transport.consumer import Consumer
@@ -91,6 +91,7 @@ class StreamApp(faust.App):
         defaults: dict[str, Any] = {
             "broker": ";".join(f"headwater://{address.strip()}" for address in bootstrap),
             "broker_commit_interval": self.env.duration("HEADWATER_WORKER_COMMIT_INTERVAL"),
+            "producer_linger": self.env.duration("HEADWATER_WORKER_LINGER"),
             "broker_session_timeout": 10.0,
             "broker_heartbeat_interval": 1.0,
             "broker_max_poll_interval": 300.0,
@@ -144,6 +145,7 @@ class StreamApp(faust.App):
         rate: str | None = None,
         depends_on: Mapping[str, tuple[type[BaseException], ...]] | None = None,
         dead_limit: DeadLimit | None = DEAD_LIMIT,
+        on_dead: OnDead = "flow",
     ) -> Callable[[F], F]:
         """Declare a function that is called with each record of ``topics``.
 
@@ -165,6 +167,11 @@ class StreamApp(faust.App):
             depends_on: what may be down, and the exceptions that tell of it: ``{"payments": (ConnectionError,)}``.
                 Such a record waits and dies of nothing; see ``EventContext.dependency`` for single calls.
             dead_limit: stop the partition for a while when too many records die; ``None`` never does.
+            on_dead: ``"hold"`` lets a key wait whose record became a dead letter, until that letter is redriven with
+                success, edited, or released; later records of the key wait in the parking log. For keys of which no
+                record may be skipped. Decide within the four weeks for which Kafka keeps it. More than 2,000 records
+                behind held keys stop the parking log of their partition, for other keys too. What a broker refuses
+                after the handler returned (``emit`` of too large an event) is a dead letter that holds nothing.
 
         Raises:
             UsageError: a signature or a number that cannot be.
@@ -183,6 +190,7 @@ class StreamApp(faust.App):
                 "depends_on": depends_on,
                 "dead_limit": dead_limit,
                 "batch": False,
+                "on_dead": on_dead,
             },
         )
 

@@ -26,6 +26,7 @@ MetricName = Literal[
     "headwater_event_processing_seconds",  # one call of the handler
     "headwater_events_in_flight",  # with the handler or waiting in a lane
     "headwater_keys_fenced",  # keys whose older records wait on Kafka
+    "headwater_keys_held",  # keys that wait for an operator's decision on a dead letter
     "headwater_records_parked_total",  # records put behind older ones of their key
     "headwater_stale_retries_total",  # retries written by a worker that had lost the partition, dropped
     "headwater_retry_delay_error_seconds",  # due -> run
@@ -136,18 +137,21 @@ class Watched(Protocol):
     @property
     def fenced_keys(self) -> int: ...
 
+    @property
+    def held_keys(self) -> int: ...
+
 
 class WorkerMetrics(Collector):
     """Every handler of one worker, as Prometheus samples.
 
     Args:
-        handlers: the counters, with two live readings each: records in flight, keys fenced.
+        handlers: the runners, with their counters and live readings.
         gaps: reads the records between read and settled, by partition.
     """
 
     def __init__(self, group: str) -> None:
         self._group = group
-        self.handlers: list[tuple[HandlerMetrics, Callable[[], int], Callable[[], int]]] = []
+        self.handlers: list[Watched] = []
         self.gaps: Callable[[], Iterable[tuple[TP, int]]] = tuple
         self.assigned: Callable[[], int] = int
         self.rebalances = 0
@@ -155,7 +159,7 @@ class WorkerMetrics(Collector):
 
     def watch(self, runner: Watched) -> None:
         """Show this runner's figures from now on."""
-        self.handlers.append((runner.metrics, lambda: runner.in_flight, lambda: runner.fenced_keys))
+        self.handlers.append(runner)
 
     def describe(self) -> Iterable[Metric]:
         """Nothing to describe before the first scrape: the names are in ``MetricName``."""
@@ -174,7 +178,8 @@ class WorkerMetrics(Collector):
         failed = _counter("headwater_events_failed_total", "Dead letters.", [*labels, "reason"])
         parked = _counter("headwater_records_parked_total", "Records put behind older ones of their key.", labels)
         stale = _counter("headwater_stale_retries_total", "Retries of a worker that had lost its partition.", labels)
-        for handler, _, _ in self.handlers:
+        for runner in self.handlers:
+            handler = runner.metrics
             names = [handler.topic, handler.handler]
             consumed.add_metric(names, handler.consumed)
             for outcome in get_args(Outcome):
@@ -190,7 +195,8 @@ class WorkerMetrics(Collector):
     def _histograms(self) -> Iterator[Metric]:
         processing = _histogram("headwater_event_processing_seconds", "One call of the handler.", ["topic", "handler"])
         delays = _histogram("headwater_retry_delay_error_seconds", "How long after its due time a retry ran.", ["tier"])
-        for handler, _, _ in self.handlers:
+        for runner in self.handlers:
+            handler = runner.metrics
             histogram = handler.processing
             processing.add_metric([handler.topic, handler.handler], histogram.buckets(), histogram.total)
             for tier, errors in handler.delays.items():
@@ -203,18 +209,21 @@ class WorkerMetrics(Collector):
         labels = ["topic", "handler"]
         flight = _gauge("headwater_events_in_flight", "With the handler or waiting in a lane.", labels)
         fenced = _gauge("headwater_keys_fenced", "Keys whose older records wait on Kafka.", labels)
+        held = _gauge("headwater_keys_held", "Keys that wait for an operator's decision on a dead letter.", labels)
         stopped = _gauge("headwater_partitions_stopped", "Partitions that wait for a refusing topic.", labels)
-        for handler, in_flight, fenced_keys in self.handlers:
+        for runner in self.handlers:
+            handler = runner.metrics
             names = [handler.topic, handler.handler]
-            flight.add_metric(names, in_flight())
-            fenced.add_metric(names, fenced_keys())
+            flight.add_metric(names, runner.in_flight)
+            fenced.add_metric(names, runner.fenced_keys)
+            held.add_metric(names, runner.held_keys)
             stopped.add_metric(names, len(handler.stopped))
         gap = _gauge("headwater_commit_gap_records", "Read minus settled.", ["group", "topic", "partition"])
         for tp, records in self.gaps():
             gap.add_metric([self._group, tp.topic, str(tp.partition)], records)
         assigned = _gauge("headwater_partitions_assigned", "Partitions of this worker.", ["group"])
         assigned.add_metric([self._group], self.assigned())
-        yield from (flight, fenced, stopped, gap, assigned)
+        yield from (flight, fenced, held, stopped, gap, assigned)
 
 
 def _counter(name: MetricName, text: str, labels: list[str]) -> CounterMetricFamily:

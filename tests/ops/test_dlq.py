@@ -134,6 +134,23 @@ async def test_edit_takes_json_or_opens_an_editor(
     assert (code, from_file) == (0, 0)
 
 
+async def test_release_gives_up_a_letter_that_holds_its_key(shop: Shop, dlq: Dlq) -> None:
+    shop.bad = {5}
+    async with shop.open(hold=True):
+        shop.send(5, 6, key="held")
+        await shop.dies(3)
+    _, listed = dlq("list", shop.dead, "--letters")
+    code, text = dlq("release", f"{shop.dead}/0/2", "--note", "the customer is gone")
+    refused, why = dlq("release", f"{shop.dead}/0/0")
+    async with shop.open(hold=True):
+        await until(lambda: shop.charged == [6])
+
+    assert "holds its key" in listed
+    assert (code, refused) == (0, 2)
+    assert "its key goes on" in text
+    assert "holds no key" in why
+
+
 @pytest.mark.parametrize(
     ("value", "why"),
     [("{", "not JSON"), ('{"key": "k"}', "Order.number"), ('{"key": "k", "number": 1, "x": 2}', "Order.x")],

@@ -69,6 +69,7 @@ class Shop:
         two_handlers: bool = False,
         batches: bool = False,
         name: str = "charge",
+        hold: bool = False,
     ) -> AsyncIterator[list[int]]:
         """A worker in this process, ready when the block begins.
 
@@ -76,6 +77,7 @@ class Shop:
 
         Args:
             batches: let the first handler be one of batches.
+            hold: let it hold the keys of which a record dies.
         """
         seen: list[int] = []
         app = StreamApp(
@@ -103,7 +105,7 @@ class Shop:
         if group is None and batches:
             app.batch_handler(self.topic, name=name, retry=delays)(charge_all)
         elif group is None:
-            app.handler(self.topic, name=name, retry=delays)(charge)
+            app.handler(self.topic, name=name, retry=delays, on_dead="hold" if hold else "flow")(charge)
         if group is not None or two_handlers:
             app.handler(self.topic, retry=delays)(note)
 

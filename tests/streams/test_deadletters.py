@@ -140,6 +140,61 @@ async def test_letters_of_a_renamed_handler_go_to_the_one_that_is_named(shop: Sh
     assert len(report.redriven) == 2
 
 
+async def test_a_held_key_waits_through_a_restart_until_its_letter_is_redriven(shop: Shop) -> None:
+    shop.bad = {1}
+    async with shop.open(hold=True):
+        shop.send(1, 2)
+        shop.send(10, key="other")
+        await shop.dies(1)
+        await until(lambda: shop.charged == [10])
+        shop.send(3)
+    async with shop.open(hold=True):
+        shop.send(4)
+        shop.send(11, key="other")
+        await until(lambda: shop.charged == [10, 11])
+        letters = [letter for letter, _ in standing(shop)]
+        shop.bad.clear()
+        await redrive(shop)
+        await until(lambda: len(shop.charged) == 6)
+
+    assert [letter.holds_key for letter in letters] == [True]
+    assert shop.charged == [10, 11, 1, 2, 3, 4]
+
+
+async def test_a_released_letter_lets_its_key_go_on_without_it_and_is_audited(shop: Shop) -> None:
+    shop.bad = {1}
+    async with shop.open(hold=True):
+        shop.send(1, 2)
+        await shop.dies(1)
+        letter = LetterId(shop.dead, 0, 0)
+
+        def release() -> None:
+            with shop.letters() as dead:
+                dead.release(letter, note="the customer is gone")
+                with pytest.raises(UsageError, match="before"):
+                    dead.release(letter)
+
+        await asyncio.to_thread(release)
+        await until(lambda: shop.charged == [2])
+    async with shop.open(hold=True):
+        shop.send(3)
+        await until(lambda: 3 in shop.charged)
+
+    assert first_of_each(shop.charged) == [2, 3]
+    assert [is_open for _, is_open in standing(shop)] == [False]
+    entry = audited(shop)[-1]
+    assert (entry.action, entry.note) == ("dead-letters.release", "the customer is gone")
+
+
+async def test_a_letter_that_holds_nothing_cannot_be_released(shop: Shop) -> None:
+    shop.bad = {1}
+    async with shop.open():
+        shop.send(1)
+        await shop.dies(1)
+    with shop.letters() as dead, pytest.raises(UsageError, match="holds no key"):
+        dead.release(LetterId(shop.dead, 0, 0))
+
+
 async def waits(shop: Shop, topic: str) -> None:
     """Until a record stands in a topic."""
     log = Log(shop.kafka)

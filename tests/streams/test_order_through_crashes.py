@@ -25,12 +25,16 @@ KEYS = ("a", "b", "c")
 class History:
     """One run. Effects, failures and deaths are recorded outside of the engine."""
 
-    def __init__(self, seed: int, *, records: int, failing: float, hopeless: float, partitions: int) -> None:
+    def __init__(
+        self, seed: int, *, records: int, failing: float, hopeless: float, partitions: int, hold: bool = False
+    ) -> None:
         self.random = random.Random(seed)
         self.effects: list[tuple[str, int]] = []
         self.sent: dict[str, list[int]] = {}
         self.records = records
         self.partitions = partitions
+        self.hold = hold
+        self.sent_back: set[tuple[int, int]] = set()
         self.budget = {
             number: self.random.choice((1, 1, 2)) for number in range(records) if self.random.random() < failing
         }
@@ -40,7 +44,13 @@ class History:
     def _app(self) -> Any:
         app = memory_app()
 
-        @app.handler(TOPIC, retry=Retry("1s", "5s"), concurrency=self.random.choice((1, 2, 10)), max_waiting=5)
+        @app.handler(
+            TOPIC,
+            retry=Retry("1s", "5s"),
+            concurrency=self.random.choice((1, 2, 10)),
+            max_waiting=5,
+            on_dead="hold" if self.hold else "flow",
+        )
         async def bill(value: dict[str, Any]) -> None:
             number = value["number"]
             for _ in range(self.random.choice((0, 0, 1, 3))):
@@ -62,8 +72,12 @@ class History:
             self.kit.send(TOPIC, order(key, number), key=key)
             await self._something()
         for _ in range(40 + 10 * self.records):
+            self.operate()
             await self.kit.advance("1s")
             await self.kit.commit()
+            if self.hold and self.random.random() < 0.1:
+                await self.kit.crash()
+                await self.kit.start()
             if self._all_committed():
                 break
         await self.kit.crash()
@@ -92,6 +106,21 @@ class History:
             await self.kit.crash()
             await self.kit.start()
 
+    def operate(self) -> None:
+        """Where keys are held: make good what dies, one letter at a time, and send each letter back once."""
+        decode = self.kit.codec.decoder(TOPIC)
+        for letter in self.kit.dead_letters(TOPIC) if self.hold else ():
+            place = (letter.partition(), letter.offset())
+            if place in self.sent_back or self.random.random() < 0.5:
+                continue
+            self.sent_back.add(place)
+            self.hopeless.discard(decode(letter.value())["number"])
+            gone = ("hw-fence", "hw-hold", "hw-attempt", "hw-due-at")
+            headers = [(name, value) for name, value in letter.headers() or [] if name not in gone]
+            due = [*headers, ("hw-attempt", b"0"), ("hw-due-at", b"0")]
+            tier = f"{TOPIC}.billing.retry.1s"
+            self.kit.broker.send(tier, letter.value(), letter.key(), due, letter.partition())
+
     def dead(self) -> set[int]:
         decode = self.kit.codec.decoder(TOPIC)
         return {decode(message.value())["number"] for message in self.kit.dead_letters(TOPIC)}
@@ -116,3 +145,20 @@ def test_order_and_settling_survive_failures_and_crashes(partitions: int, seed: 
     history = History(seed, records=25, failing=0.25, hopeless=0.05, partitions=partitions)
     asyncio.run(history.run())
     history.check()
+
+
+@pytest.mark.parametrize("partitions", [1, 3])
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+def test_a_held_key_skips_nothing_whatever_crashes_and_whenever_the_operator_comes(partitions: int, seed: int) -> None:
+    note(f"seed {seed}")
+    history = History(seed, records=20, failing=0.2, hopeless=0.15, partitions=partitions, hold=True)
+    asyncio.run(history.run())
+
+    assert history._all_committed(), "the group did not come to the end of its topics"
+    assert history.hopeless == set()
+    seen = first_seen(history.effects)
+    for key, numbers in history.sent.items():
+        assert seen.get(key, []) == numbers, key

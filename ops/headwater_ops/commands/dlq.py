@@ -80,7 +80,7 @@ def show(letter: Letter, as_json: AsJson = False) -> None:
     print_table(
         ("of", "what"),
         [
-            ("letter", f"{found.id} ({'open' if is_open else 'redriven or edited'})"),
+            ("letter", f"{found.id} ({'open' if is_open else 'redriven, edited or released'})"),
             ("died", f"{_instant(found.died_at)} in group {found.group}, after {found.attempts} attempts"),
             ("reason", f"{found.reason}: {found.exception_class}: {found.exception_message}"),
             ("fingerprint", found.fingerprint),
@@ -175,6 +175,19 @@ def edit(
         document = _parsed(_in_editor(dead, name) if value is None else _argument(value))
         report = dead.edit(name, document, dry_run=dry_run, again=again, note=note)
     _print_report(report, as_json)
+
+
+@app.command()
+def release(letter: Letter, dry_run: DryRun = False, note: Note = None, as_json: AsJson = False) -> None:
+    """Give up a dead letter that holds its key (on_dead="hold"): the records behind it run, it itself never does."""
+    from headwater_streams.deadletters import LetterId
+
+    with _open() as dead:
+        report = dead.release(LetterId.parse(letter), dry_run=dry_run, note=note)
+    if as_json:
+        print_json(report)
+    else:
+        typer.echo(f"{letter} {'would be' if dry_run else 'is'} given up: its key goes on (run {report.run})")
 
 
 @app.command()
@@ -277,6 +290,7 @@ def _row(letter: DeadLetter, is_open: bool) -> dict[str, Any]:
         "message": letter.exception_message,
         "fingerprint": letter.fingerprint,
         "redrives": letter.redrives,
+        "holds_key": letter.holds_key,
         "key": text(letter.key),
         "origin": letter.origin,
     }
@@ -291,7 +305,7 @@ def _print_letters(dead: DeadLetters, selection: Selection, as_json: bool) -> No
         if as_json:
             typer.echo(json_line(row))
         else:
-            state = "open" if is_open else "sent back"
+            state = "sent back" if not is_open else "holds its key" if letter.holds_key else "open"
             typer.echo(f"{row['id']}  {state}  {row['died_at']}  {row['key']}  {row['exception']}: {row['message']}")
 
 

@@ -14,18 +14,19 @@ from headwater_schemas.registry import SchemaRegistry
 from headwater_streams.deadletters.letter import LetterId
 from headwater_streams.transport.log import Log
 
-__all__ = ["AUDIT_TOPIC", "EDIT", "PURGE", "REDRIVE", "Ledger"]
+__all__ = ["AUDIT_TOPIC", "EDIT", "PURGE", "REDRIVE", "RELEASE", "Ledger"]
 
 AUDIT_TOPIC = "headwater.audit"
 REDRIVE = "dead-letters.redrive"
 EDIT = "dead-letters.edit"
 PURGE = "dead-letters.purge"
+RELEASE = "dead-letters.release"
 
 _OPEN_TRANSACTIONS = 30.0  # seconds; twice what a transaction of ours may stay open
 
 
 class Ledger:
-    """Which dead letters were redriven or edited, read back from the audit topic.
+    """Which dead letters were redriven, edited or released, read back from the audit topic.
 
     Args:
         log: the brokers.
@@ -68,12 +69,12 @@ class Ledger:
         self._read = ends
 
     def _add(self, entry: OperatorAction) -> None:
-        if entry.action in (REDRIVE, EDIT):
+        if entry.action in (REDRIVE, EDIT, RELEASE):
             for record in entry.records:
                 self._handled.setdefault(TP(entry.topic, record.partition), set()).add(record.offset)
 
     def is_handled(self, letter: LetterId) -> bool:
-        """Whether it was redriven or edited."""
+        """Whether it was redriven, edited or released."""
         return letter.offset in self._handled.get(TP(letter.topic, letter.partition), ())
 
     def count(self, tp: TP, start: int, end: int) -> int:

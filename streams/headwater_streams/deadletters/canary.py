@@ -9,6 +9,7 @@ from faust.types import TP
 
 from headwater_schemas.clock import Clock
 from headwater_streams.deadletters.letter import DeadLetter, LetterId
+from headwater_streams.handlers.failure import HOLD, header
 from headwater_streams.transport.log import Log
 
 __all__ = ["Canary", "Verdict", "watch"]
@@ -109,6 +110,8 @@ def _look(log: Log, read: dict[TP, int], places: Mapping[_Name, dict[TP, int]]) 
     dead: set[_Name] = set()
     ends = log.ends(read)
     for message in log.read({tp: (start, ends[tp]) for tp, start in read.items()}):
+        if header(message.headers(), HOLD) is not None and not message.topic().endswith(".dlt"):
+            continue  # no record: it tells that a key is held, or released
         found = DeadLetter.of(message)
         name = (found.origin, found.group, found.handler, found.redrives)
         if name not in places:

@@ -15,7 +15,7 @@ from headwater_schemas.codec import Codec
 from headwater_schemas.errors import UnknownTopic, UsageError
 from headwater_schemas.settings import Environment, KafkaSettings
 from headwater_streams.deadletters.act import Act, Desk, default_actor
-from headwater_streams.deadletters.audit import EDIT, PURGE, REDRIVE, Ledger
+from headwater_streams.deadletters.audit import EDIT, PURGE, REDRIVE, RELEASE, Ledger
 from headwater_streams.deadletters.letter import DeadLetter, LetterId
 from headwater_streams.deadletters.purge import PurgeReport, What, carry_out, survey
 from headwater_streams.deadletters.redrive import (
@@ -27,6 +27,7 @@ from headwater_streams.deadletters.redrive import (
 )
 from headwater_streams.deadletters.selection import Kind, Selection, kinds
 from headwater_streams.deadletters.standing import SUFFIX, Standing, standing
+from headwater_streams.handlers.failure import HOLD, RELEASES
 from headwater_streams.readable import readable_value
 from headwater_streams.transport.log import Log, Span
 
@@ -221,6 +222,32 @@ class DeadLetters:
             if not dry_run:
                 now = self._desk.clock.time()
                 act.send([edited], [redriven(edited, target, now, handler=None, value=edited.value)])
+        return report
+
+    def release(self, letter: LetterId, *, dry_run: bool = False, note: str | None = None) -> RedriveReport:
+        """Give a letter up that holds its key (``on_dead="hold"``): the records behind it run, it itself never does.
+
+        Returning promises that the order is on the log, not that a worker has obeyed it.
+
+        Raises:
+            NotRedrivable: there is no way back to its handler.
+            UsageError: the letter holds no key, is not there, or was redriven, edited or released before.
+            TakenOver: somebody else moves letters of the same topic now.
+            Unavailable: brokers or registry do not answer.
+        """
+        found, _ = self.get(letter)
+        if not found.holds_key:
+            raise UsageError(f"{letter} holds no key: its handler is not declared with on_dead='hold'")
+        target = Targets(self._log.topics()).of(found)
+        with Act(self._desk, RELEASE, str(Selection(letter=letter)), note) as act:
+            report = RedriveReport(act.run, dry_run, selected=1, redriven=[letter])
+            if not dry_run:
+                act.take(letter.topic)
+            if self._ledger.is_handled(letter):
+                raise UsageError(f"{letter} was redriven, edited or released before: what holds its key now is another")
+            if not dry_run:
+                order = redriven(found, target, self._desk.clock.time(), handler=None, value=None)
+                act.send([found], [replace(order, headers=[*order.headers, (HOLD, RELEASES)])])
         return report
 
     # -- removing -------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Self
 
 from headwater_schemas import wire
 from headwater_schemas.errors import UsageError
-from headwater_streams.handlers.failure import header
+from headwater_streams.handlers.failure import HOLD, header
 from headwater_streams.handlers.message import Headers, Message
 from headwater_streams.readable import text
 
@@ -102,6 +102,11 @@ class DeadLetter:
     def stack(self) -> str | None:
         """The traceback of its last failure."""
         return text(header(self.headers, wire.HW_EXCEPTION_STACK))
+
+    @property
+    def holds_key(self) -> bool:
+        """Whether later records of its key wait until it is redriven with success, edited or released."""
+        return header(self.headers, HOLD) is not None
 
     def own_headers(self) -> Headers:
         """The headers that its sender gave it."""

@@ -22,7 +22,7 @@ from headwater_streams.deadletters.act import Act
 from headwater_streams.deadletters.canary import Canary, Verdict, watch
 from headwater_streams.deadletters.letter import DeadLetter, LetterId
 from headwater_streams.deadletters.mover import Move
-from headwater_streams.handlers.failure import FENCE
+from headwater_streams.handlers.failure import FENCE, HOLD
 from headwater_streams.handlers.family import Family
 from headwater_streams.handlers.message import Headers
 
@@ -33,6 +33,7 @@ _CHUNK = 200  # letters of one transaction
 _DROPPED = frozenset(
     {
         FENCE,
+        HOLD,
         wire.HW_ATTEMPT,
         wire.HW_DUE_AT,
         wire.HW_FIRST_FAILED_AT,  # its life starts anew, also for Retry(give_up_after=…)

@@ -184,6 +184,11 @@ class BatchRunner:
         return 0
 
     @property
+    def held_keys(self) -> int:
+        """None."""
+        return 0
+
+    @property
     def busy(self) -> bool:
         """Whether something of it may still happen."""
         return bool(self._tasks or self._settler.moving or self._emitter.owing)

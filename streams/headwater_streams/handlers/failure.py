@@ -11,10 +11,17 @@ from pathlib import Path
 from headwater_schemas import wire
 from headwater_streams.handlers.message import Headers
 
-__all__ = ["FENCE", "failure_headers", "fingerprint", "header", "merge"]
+__all__ = ["FENCE", "HOLD", "HOLDS", "RELEASES", "failure_headers", "fingerprint", "header", "merge"]
 
 FENCE = "hw-fence"
 """Which assignment of a partition wrote a retry record; see ``fences``."""
+
+HOLD = "hw-hold"
+"""On a record of the parking log: no event, but what says that a key is held, or released. On a dead letter: that it
+holds its key. On what an operator sends to a tier: release the key without running the record."""
+
+HOLDS = b"holds"
+RELEASES = b"releases"
 
 _ENGINE = Path(__file__).parent
 _VARYING = re.compile(r"0x[0-9a-fA-F]+|[0-9a-fA-F]{8}-[0-9a-fA-F-]{27}|\d+|'[^']*'|\"[^\"]*\"")

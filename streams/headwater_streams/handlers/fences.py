@@ -20,30 +20,51 @@ from faust.types import TP
 from headwater_schemas import wire
 from headwater_schemas.errors import BrokerUnavailable
 from headwater_schemas.settings import KafkaSettings
-from headwater_streams.handlers.failure import FENCE, header
+from headwater_streams.handlers.failure import FENCE, HOLD, HOLDS, header
 from headwater_streams.handlers.family import Family
 from headwater_streams.handlers.message import Message
 from headwater_streams.transport.errors import kafka_error, translate
 
-__all__ = ["Fences", "is_stale", "read_fences", "reading_fences"]
+__all__ = ["Fences", "is_stale", "original_offset", "read_fences", "reading_fences"]
 
 _IDLE_POLLS = 50
 
 
 class Fences:
-    """What waits on Kafka of one partition: records per handler and key, and up to where was read."""
+    """What waits on Kafka of one partition: records per handler and key, the keys that are held and by the record of
+    which offset, and up to where was read."""
 
-    __slots__ = ("ends", "parked", "retrying")
+    __slots__ = ("ends", "holds", "parked", "retrying")
 
     def __init__(self) -> None:
         self.retrying: dict[str, dict[bytes, int]] = {}
         self.parked: dict[str, dict[bytes, int]] = {}
+        self.holds: dict[str, dict[bytes, int]] = {}
         self.ends: dict[TP, int] = {}
 
-    def add(self, handler: str, key: bytes, *, parked: bool) -> None:
-        """Count one record."""
+    def add(self, message: Message, *, parked: bool) -> None:
+        """Count one record. Those of the parking log must come in its order."""
+        key = message.key()
+        if key is None:
+            return
+        headers = message.headers()
+        handler = (header(headers, wire.HW_HANDLER) or b"").decode("utf-8", "replace")
         keys = (self.parked if parked else self.retrying).setdefault(handler, {})
         keys[key] = keys.get(key, 0) + 1
+        hold = header(headers, HOLD)
+        if hold is None or not parked:
+            return
+        holds = self.holds.setdefault(handler, {})
+        if hold == HOLDS:
+            holds[key] = original_offset(message)
+        elif holds.get(key) == original_offset(message):
+            del holds[key]
+
+
+def original_offset(message: Message) -> int:
+    """The offset that a record of a retry topic had in the topic itself; -1 when it does not say."""
+    raw = header(message.headers(), wire.HW_ORIGINAL_OFFSET)
+    return int(raw) if raw is not None and raw.isdigit() else -1
 
 
 def is_stale(message: Message, tp: TP, epoch: bytes, fences: Fences) -> bool:
@@ -125,10 +146,6 @@ def _read(consumer: Consumer, family: Family, wanted: Mapping[TP, tuple[int, int
             if offset >= wanted[tp][1]:
                 unfinished.discard(tp)
                 continue
-            read = cast("Message", message)
-            key = read.key()
-            if key is not None:
-                handler = (header(read.headers(), wire.HW_HANDLER) or b"").decode("utf-8", "replace")
-                fences.add(handler, key, parked=topic == family.parked)
+            fences.add(cast("Message", message), parked=topic == family.parked)
             if offset + 1 >= wanted[tp][1]:
                 unfinished.discard(tp)

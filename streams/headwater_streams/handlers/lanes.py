@@ -9,8 +9,12 @@ A key's records can be in five places. From oldest to newest:
     (fenced)    in a delay tier or the parking log, on Kafka: ``retrying`` and ``parked`` count them
 
 A key is *fenced* while ``retrying`` or ``parked`` is not zero: new records from the topic then go to the parking log
-instead of to the handler, because older ones of the key are on Kafka and must come first. This module is pure
-bookkeeping; it knows no Kafka and no clock.
+instead of to the handler, because older ones of the key are on Kafka and must come first.
+
+A key is *held* while a record of it is a dead letter that must not be skipped (``on_dead="hold"``): then only what
+comes back from a tier runs, which is what an operator sends. What is read back from the parking log waits.
+
+This module is pure bookkeeping; it knows no Kafka and no clock.
 """
 
 from __future__ import annotations
@@ -42,6 +46,7 @@ class Record:
         "counted",
         "due",
         "first_failed_at",
+        "hold",
         "immediate",
         "lane",
         "message",
@@ -60,6 +65,7 @@ class Record:
         attempt: int = 0,
         first_failed_at: float | None = None,
         counted: bool = False,
+        hold: bytes | None = None,
     ) -> None:
         self.message = message
         self.tp = tp
@@ -68,6 +74,7 @@ class Record:
         self.attempt = attempt
         self.first_failed_at = first_failed_at
         self.counted = counted
+        self.hold = hold
         self.immediate = 0
         self.outages = 0
         self.due = 0.0
@@ -79,9 +86,14 @@ class Record:
 
 
 class Lane:
-    """The state of one busy key. ``key`` is the record key, or a number where order does not matter."""
+    """The state of one busy key. ``key`` is the record key, or a number where order does not matter.
 
-    __slots__ = ("due", "held", "key", "parked", "partition", "retrying", "running", "waiting")
+    Attributes:
+        hold: the offset in the topic of the dead record that holds the key; ``None`` when none does.
+        marker: what says so in the parking log, once it is read back: unsettled as long as the key is held.
+    """
+
+    __slots__ = ("due", "held", "hold", "key", "marker", "parked", "partition", "retrying", "running", "waiting")
 
     def __init__(self, key: bytes | int, partition: int) -> None:
         self.key = key
@@ -92,16 +104,18 @@ class Lane:
         self.waiting: deque[Record] = deque()
         self.retrying = 0
         self.parked = 0
+        self.hold: int | None = None
+        self.marker: Record | None = None
 
     @property
     def fenced(self) -> bool:
         """Whether older records of the key are on Kafka, so that new ones must be parked behind them."""
-        return bool(self.retrying or self.parked)
+        return bool(self.retrying or self.parked) or self.hold is not None
 
     @property
     def idle(self) -> bool:
         """Nothing of the key is anywhere: the lane can be forgotten."""
-        return not (self.running or self.due or self.held or self.waiting or self.retrying or self.parked)
+        return not (self.running or self.due or self.held or self.waiting or self.fenced)
 
     def next(self) -> Record | None:
         """The record that may run now, which then counts as running; ``None`` while the key must wait."""
@@ -112,6 +126,8 @@ class Lane:
             record = self.due.popleft()
         elif self.retrying:
             return None  # the oldest is in a tier, not due yet
+        elif self.hold is not None:
+            return None  # the oldest is a dead letter that must not be skipped
         elif self.held:
             record = self.held.popleft()
         elif self.parked:
@@ -140,12 +156,15 @@ class Lane:
             kept = [record for record in queue if record.tp not in partitions]
             queue.clear()
             queue.extend(kept)
+        if self.marker is not None and self.marker.tp in partitions:
+            dropped.append(self.marker)
+            self.marker = None
         return dropped
 
     def in_memory(self) -> list[Record]:
         """Every record of the key that is fetched and not settled."""
-        running = [self.running] if self.running is not None else []
-        return [*running, *self.due, *self.held, *self.waiting]
+        single = [record for record in (self.running, self.marker) if record is not None]
+        return [*single, *self.due, *self.held, *self.waiting]
 
 
 NOWHERE = Lane(-1, -1)

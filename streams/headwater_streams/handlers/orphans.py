@@ -17,7 +17,7 @@ from headwater_schemas import wire
 from headwater_schemas.clock import Clock
 from headwater_schemas.errors import UsageError
 from headwater_streams.handlers.emitter import Outlet
-from headwater_streams.handlers.failure import header
+from headwater_streams.handlers.failure import HOLD, header
 from headwater_streams.handlers.family import Family
 from headwater_streams.handlers.fences import Fences, is_stale
 from headwater_streams.handlers.lanes import NOWHERE, Origin, Record
@@ -95,6 +95,11 @@ class Orphans:
         return 0
 
     @property
+    def held_keys(self) -> int:
+        """None."""
+        return 0
+
+    @property
     def busy(self) -> bool:
         """Whether something of it may still happen."""
         return bool(self._tasks)
@@ -149,7 +154,7 @@ class Orphans:
             if message.offset() < expected:  # fetched twice, around a pause
                 continue
             name = header(message.headers(), wire.HW_HANDLER)
-            if name in self._names:
+            if name in self._names or header(message.headers(), HOLD) is not None:  # a mark is no event
                 continue
             # No assignment of ours writes such records, so a mark says: ours at activation, or a zombie's.
             if is_stale(message, tp, b"", fences):

@@ -9,7 +9,7 @@ from faust.types import TP
 
 from headwater_schemas import wire
 from headwater_schemas.clock import Clock
-from headwater_streams.handlers.failure import FENCE, header
+from headwater_streams.handlers.failure import FENCE, HOLD, header
 from headwater_streams.handlers.family import Family
 from headwater_streams.handlers.fences import Fences, is_stale
 from headwater_streams.handlers.lanes import NOWHERE, Origin, Record
@@ -78,6 +78,7 @@ class Returns:
             attempt=int(_text(headers, wire.HW_ATTEMPT) or 0),
             first_failed_at=float(first_failed_at) if first_failed_at else None,
             counted=counted and ordered,
+            hold=header(headers, HOLD),
         )
         self._hold(tp)
         if record.origin is Origin.PARKED:

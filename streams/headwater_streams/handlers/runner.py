@@ -30,8 +30,9 @@ from headwater_schemas.wire import Reason
 from headwater_streams.handlers.context import EventContext
 from headwater_streams.handlers.dependency import Breaker, Dependencies
 from headwater_streams.handlers.emitter import Emitter, Outlet, Prepare
+from headwater_streams.handlers.failure import HOLDS, RELEASES
 from headwater_streams.handlers.family import Family
-from headwater_streams.handlers.fences import Fences
+from headwater_streams.handlers.fences import Fences, original_offset
 from headwater_streams.handlers.lanes import Lane, Origin, Record
 from headwater_streams.handlers.limits import TokenBucket
 from headwater_streams.handlers.message import Message
@@ -168,6 +169,11 @@ class Runner:
         return sum(1 for lane in self._lanes.values() if isinstance(lane, Lane) and lane.fenced)
 
     @property
+    def held_keys(self) -> int:
+        """Keys that wait for an operator's decision on a dead letter."""
+        return sum(1 for lane in self._lanes.values() if isinstance(lane, Lane) and lane.hold is not None)
+
+    @property
     def busy(self) -> bool:
         """Whether something of it may still happen without a clock: a handler, a send, an acknowledgement."""
         return len(self._workers) > len(self._idle) or bool(self._settler.moving or self._ready or self._emitter.owing)
@@ -184,11 +190,13 @@ class Runner:
         self._fences[partition] = fences
         retrying = fences.retrying.get(self.spec.name, {})
         parked = fences.parked.get(self.spec.name, {})
+        holds = fences.holds.get(self.spec.name, {})
         if self.spec.ordered:
             for key in retrying.keys() | parked.keys():
                 self._lanes[key] = lane = Lane(key, partition)
                 lane.retrying = retrying.get(key, 0)
                 lane.parked = parked.get(key, 0)
+                lane.hold = holds.get(key)
 
     async def drain(self, partitions: Collection[TP], limit: float) -> None:
         """Take nothing new of these partitions and finish what runs, for at most ``limit`` seconds.
@@ -312,6 +320,8 @@ class Runner:
         if not isinstance(lane, Lane):
             lane = self._make_lane(key, lane, self._tp.partition)
         record = Record(message, self._tp, lane)
+        if lane.hold == message.offset():
+            return  # the one that holds the key, read again after a crash: its letter stands already
         if lane.fenced:
             self._settler.park(record)
         else:
@@ -323,6 +333,14 @@ class Runner:
     def _returned(self, record: Record) -> None:
         """A record is back from a tier or the parking log, and due: it goes where its key is."""
         lane = record.lane = self._lane_of(record.message, record.tp.partition)
+        if record.origin is Origin.PARKED and (record.hold is not None or lane.hold is not None):
+            of_the_hold = lane.hold is not None and original_offset(record.message) == lane.hold
+            if of_the_hold and record.hold == HOLDS and lane.marker is None:
+                lane.marker = record
+                return
+            if of_the_hold or record.hold is not None:  # a mark that is overtaken, or what died and holds the key
+                self._settle(record)
+                return
         (lane.held if record.origin is Origin.PARKED else lane.due).append(record)
         self._advance(lane)
 
@@ -499,6 +517,9 @@ class Runner:
 
     async def _attempt(self, record: Record, worker: _Worker) -> Exception | None:
         """Call the handler once; the error it raised, if it did."""
+        if record.hold == RELEASES:
+            await self._release(record)
+            return None
         if self._gated:
             await self._gate()
         started = worker.started = perf_counter()
@@ -519,6 +540,8 @@ class Runner:
         self.metrics.settled("done")
         if self._gated:
             self._dependencies.succeeded()
+        if record.lane.hold is not None:
+            await self._release(record)
         return None
 
     async def _gate(self) -> None:
@@ -576,15 +599,41 @@ class Runner:
             await self._settler.retry(record, error, decision.delay)
             self._fence(record.lane)
             return None
-        await self._settler.die(record, error, "handler" if isinstance(decision, Later) else decision.reason)
+        holding = self.spec.on_dead == "hold" and isinstance(record.lane.key, bytes)
+        reason: Reason = "handler" if isinstance(decision, Later) else decision.reason
+        await self._settler.die(record, error, reason, holding=holding)
+        if holding and record.lane.hold is None:
+            await self._hold(record)
         return None
+
+    async def _hold(self, record: Record) -> None:
+        """The record is dead and its key must not go on: say so where a restart finds it."""
+        lane = record.lane
+        lane.hold = record.offset if record.origin is Origin.TOPIC else original_offset(record.message)
+        told = self._settler.mark(record, HOLDS)
+        self._park_waiting(lane)
+        await told
+
+    async def _release(self, record: Record) -> None:
+        """The record that held its key is done, or given up by an operator: what waits behind it may run."""
+        lane = record.lane
+        if lane.hold is None or original_offset(record.message) != lane.hold:
+            return
+        await self._settler.mark(record, RELEASES)
+        lane.hold = None
+        marker, lane.marker = lane.marker, None
+        if marker is not None:
+            lane.settle(marker)
+            self._returns.settled(marker.tp)
 
     def _fence(self, lane: Lane) -> None:
         """A record of the key is in a tier now. Only now may newer ones be parked: after a crash before the
         acknowledgement, one of them in the parking log would stand ahead of it."""
-        if not isinstance(lane.key, bytes):
-            return
-        lane.retrying += 1
+        if isinstance(lane.key, bytes):
+            lane.retrying += 1
+            self._park_waiting(lane)
+
+    def _park_waiting(self, lane: Lane) -> None:
         while lane.waiting:
             self._waiting -= 1
             self._settler.park(lane.waiting.popleft())

@@ -18,7 +18,7 @@ from headwater_schemas import wire
 from headwater_schemas.clock import Clock
 from headwater_schemas.errors import HeadwaterError, Overloaded
 from headwater_streams.handlers.emitter import Outlet
-from headwater_streams.handlers.failure import FENCE, failure_headers, merge
+from headwater_streams.handlers.failure import FENCE, HOLD, HOLDS, failure_headers, merge
 from headwater_streams.handlers.family import Family
 from headwater_streams.handlers.lanes import Origin, Record
 from headwater_streams.handlers.limits import DeadLimit, FloodGuard
@@ -70,6 +70,7 @@ class Settler:
         self._flood = None if dead_limit is None else FloodGuard(dead_limit)
         self._parking: deque[Record] = deque()  # not handed over yet, in order
         self._moving: dict[Record, None] = {}  # parked, not acknowledged
+        self._marks: dict[Record, asyncio.Future[None]] = {}  # of ``_moving``
         self._mover: asyncio.Task[None] | None = None
         self._errands: set[asyncio.Task[None]] = set()
         self._stopped: set[TP] = set()
@@ -90,21 +91,35 @@ class Settler:
         tier = self._family.tier_for(record.due - self._clock.time())
         self._errand(record, self._publish(record, tier, self._provenance(record)), done)
 
-    async def die(self, record: Record, error: BaseException, reason: wire.Reason) -> None:
+    async def die(self, record: Record, error: BaseException, reason: wire.Reason, *, holding: bool = False) -> None:
         """To the dead letters, value and headers as they came. Returns when it is there.
 
-        When too many die, it first stops the partition for a while; see ``DeadLimit``.
+        When too many die, it first stops the partition for a while; see ``DeadLimit``. ``holding`` says on the letter
+        that its key waits for it.
         """
         if self._flood is not None and self._flood.died(self._metrics.settled_by("done")):
             await self._hold_back(record, self._flood, error)
         added = self._provenance(record)
         added |= failure_headers(added[wire.HW_HANDLER].decode("utf-8", "replace"), reason, error)
         added[wire.HW_ATTEMPT] = str(record.attempt + 1).encode()
+        if holding:
+            added[HOLD] = HOLDS
         await self._publish(record, self._family.dead, added)
         self._metrics.failed(reason)
         self._metrics.settled("dead")
         where = f"{record.tp.topic}[{record.tp.partition}]@{record.offset}"
         logger.warning("%s: dead letter (%s) %s: %s", self._handler, reason, where, error)
+
+    def mark(self, record: Record, word: bytes) -> asyncio.Future[None]:
+        """Say in the parking log that the record holds its key, or holds it no longer; done when it is there.
+
+        What is parked after this call stands behind it.
+        """
+        origin, first = record.origin, record.first_failed_at
+        mark = Record(record.message, record.tp, record.lane, origin, first_failed_at=first, hold=word)
+        told = self._marks[mark] = asyncio.get_running_loop().create_future()
+        self.park(mark)
+        return told
 
     async def _hold_back(self, record: Record, flood: FloodGuard, error: BaseException) -> None:
         tp = record.tp
@@ -153,6 +168,7 @@ class Settler:
         gone = frozenset(partitions)
         for record in [record for record in self._moving if record.tp in gone]:
             del self._moving[record]
+            self._marks.pop(record, None)
         self._parking = deque(record for record in self._parking if record.tp not in gone)
         self._stopped -= gone
 
@@ -187,11 +203,13 @@ class Settler:
             added = self._provenance(record)
             if record.first_failed_at is None:
                 del added[wire.HW_FIRST_FAILED_AT]
+            if record.hold is not None:
+                added[HOLD] = record.hold
             headers = merge(message.headers(), added)
             try:
                 self._outlet.send(
                     self._family.parked,
-                    message.value(),
+                    message.value() if record.hold is None else None,
                     message.key(),
                     headers,
                     record.tp.partition,
@@ -212,6 +230,8 @@ class Settler:
         if error is None:
             del self._moving[record]
             self._go_on(record.tp, self._family.parked)
+            if (told := self._marks.pop(record, None)) is not None and not told.done():
+                told.set_result(None)
             self._on_parked(record)
             return
         self._stop(record.tp, self._family.parked, error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 import msgspec
 
@@ -14,7 +14,9 @@ from headwater_schemas.errors import UsageError
 from headwater_streams.handlers.limits import DeadLimit, rate_of
 from headwater_streams.handlers.policy import Retry
 
-__all__ = ["HandlerSpec"]
+__all__ = ["HandlerSpec", "OnDead"]
+
+OnDead = Literal["flow", "hold"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,7 @@ class HandlerSpec:
         timeout: seconds for one attempt, or ``None``. A thread cannot be stopped: a synchronous handler that
             overruns is counted as timed out when it returns.
         rate: calls per second of this process, or ``None``.
+        on_dead: what becomes of a key whose record died: it flows on, or is held.
         max_waiting: records that may wait in memory behind busy keys before the partitions are paused.
     """
 
@@ -47,6 +50,7 @@ class HandlerSpec:
     depends_on: Mapping[str, tuple[type[BaseException], ...]] = field(default_factory=dict)
     dead_limit: DeadLimit | None = None
     batch: bool = False
+    on_dead: OnDead = "flow"
 
     @classmethod
     def of(
@@ -65,6 +69,7 @@ class HandlerSpec:
         depends_on: Mapping[str, tuple[type[BaseException], ...]] | None,
         dead_limit: DeadLimit | None,
         batch: bool,
+        on_dead: OnDead = "flow",
     ) -> HandlerSpec:
         """Read the function's signature.
 
@@ -76,6 +81,14 @@ class HandlerSpec:
             raise UsageError(f"handler {label} names no topic: @app.handler('orders.placed')")
         if concurrency < 1 or max_waiting < 1 or max_records < 1:
             raise UsageError(f"handler {label}: concurrency, max_waiting and max_records must be at least 1")
+        if on_dead not in get_args(OnDead):
+            raise UsageError(f"handler {label}: on_dead={on_dead!r} must be one of {', '.join(get_args(OnDead))}")
+        policy = retry or Retry("1s", "10s", "1m")
+        if on_dead == "hold" and not (ordered and policy.delays):
+            raise UsageError(
+                f"handler {label}: on_dead='hold' needs ordered=True and a retry delay: it keeps an order, and the"
+                " letter comes back through a delay tier"
+            )
         parameters = [
             parameter
             for parameter in inspect.signature(function).parameters.values()
@@ -89,7 +102,7 @@ class HandlerSpec:
             name=label,
             topics=topics,
             function=function,
-            retry=retry or Retry("1s", "10s", "1m"),
+            retry=policy,
             ordered=ordered,
             concurrency=concurrency,
             timeout=None if timeout is None else seconds(timeout),
@@ -102,6 +115,7 @@ class HandlerSpec:
             depends_on=dict(depends_on or {}),
             dead_limit=dead_limit,
             batch=batch,
+            on_dead=on_dead,
         )
 
 

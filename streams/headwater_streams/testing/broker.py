@@ -10,11 +10,9 @@ from typing import Any
 
 from faust.types import TP
 
-from headwater_schemas import wire
 from headwater_schemas.clock import Clock
 from headwater_schemas.errors import HeadwaterError, UnknownTopic
 from headwater_schemas.partitioner import partition_for
-from headwater_streams.handlers.failure import header
 from headwater_streams.handlers.family import Family
 from headwater_streams.handlers.fences import Fences
 from headwater_streams.handlers.message import Headers, Message
@@ -154,10 +152,7 @@ class MemoryBroker:
         fences.ends = {tp: end for tp, (_, end) in ranges.items()}
         for tp, (start, end) in ranges.items():
             for message in self.topics[tp.topic][tp.partition][start:end]:
-                key = message.key()
-                if key is not None:
-                    handler = (header(message.headers(), wire.HW_HANDLER) or b"").decode()
-                    fences.add(handler, key, parked=tp.topic == family.parked)
+                fences.add(message, parked=tp.topic == family.parked)
         return fences
 
 
