@@ -208,11 +208,28 @@ class EntityCache(Generic[V]):
 
     def get_many(self, keys: Sequence[str]) -> dict[str, V]:
         """The values of those keys that are found, in one round trip."""
-        return _found(keys, self._sync(self._reads.read_many(keys)))
+        return _found(keys, self._sync(self._read_many(keys)))
 
     async def aget_many(self, keys: Sequence[str]) -> dict[str, V]:
         """``get_many`` for asyncio."""
-        return _found(keys, await self._async(self._reads.read_many(keys)))
+        return _found(keys, await self._async(self._read_many(keys)))
+
+    def _read_many(self, keys: Sequence[str]) -> Step[list[Reading[V]]]:
+        return self._reads.read_many(keys) if self._near is None else self._read_many_near(keys, self._near)
+
+    def _read_many_near(self, keys: Sequence[str], near: NearCache[V]) -> Step[list[Reading[V]]]:
+        found = {key: reading for key in keys if (reading := near.get(key)) is not None}
+        missing = [key for key in dict.fromkeys(keys) if key not in found]
+        if missing:
+            marks = [near.reserve(key) for key in missing]
+            read: dict[str, Reading[V]] = {}
+            try:
+                read.update(zip(missing, (yield from self._reads.read_many(missing)), strict=True))
+            finally:
+                for key, mark in zip(missing, marks, strict=True):
+                    near.fill(key, mark, read.get(key))
+            found.update(read)
+        return [found[key] for key in keys]
 
     def load(self, key: str, function: Load, *args: Any) -> Reading[V]:
         """Read through ``function(*args)`` in place of the cache's source (cache mode); ``cached`` does this for you.

@@ -68,10 +68,19 @@ class AvroValues:
     def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
         self._encoder = encoder
         self._decoder = decoder
+        self._ids: dict[bytes, int] = {}
+        self._prefixes: dict[int, bytes] = {}
 
     def encode(self, value: Any) -> tuple[int, bytes]:
         framed = self._encoder(value)
-        return schema_id_of(framed), framed[PREFIX_BYTES:]
+        prefix = framed[:PREFIX_BYTES]
+        schema_id = self._ids.get(prefix)
+        if schema_id is None:
+            schema_id = self._ids[prefix] = schema_id_of(framed)
+        return schema_id, framed[PREFIX_BYTES:]
 
     def decode(self, schema_id: int, payload: bytes) -> Any:
-        return self._decoder(frame(schema_id, payload))
+        prefix = self._prefixes.get(schema_id)
+        if prefix is None:
+            prefix = self._prefixes[schema_id] = frame(schema_id, b"")
+        return self._decoder(prefix + payload)

@@ -64,6 +64,7 @@ class Codec:
         self.registry = registry
         self._auto_register = auto_register
         self._encoders: dict[str, Encoder] = {}
+        self._at_hand: set[bytes] = set()
 
     @classmethod
     def from_env(cls, env: Environment | None = None) -> Codec:
@@ -141,14 +142,17 @@ class Codec:
 
         Never blocks, never raises: a value that is not the wire format needs no schema.
         """
-        if value is None:
+        if value is None or value[:PREFIX_BYTES] in self._at_hand:
             return None
         try:
             schema_id = schema_id_of(value)
         except NotDecodable:
             return None
         registry = self.registry
-        return None if registry.cached(schema_id) is not None or registry.unknown(schema_id) else schema_id
+        if registry.cached(schema_id) is not None:
+            self._at_hand.add(value[:PREFIX_BYTES])
+            return None
+        return None if registry.unknown(schema_id) else schema_id
 
     async def prefetch(self, ids: Iterable[int]) -> None:
         """Fetch the schemas of ``ids`` off the event loop; afterwards decoding their records does not block.

@@ -128,6 +128,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("HEADWATER_WORKER_ID", None, "Stable name of this worker: its static group member id."),
     Setting("HEADWATER_WORKER_DRAIN", "25s", "How long a stopping or revoked worker may finish records in flight."),
     Setting("HEADWATER_WORKER_COMMIT_INTERVAL", "1s", "How often settled offsets are committed."),
+    Setting("HEADWATER_WORKER_FETCH_MIN_BYTES", "1", "Bytes a broker waits for before it answers a worker's fetch."),
+    Setting("HEADWATER_WORKER_FETCH_WAIT", "100ms", "How long a broker waits for them at most."),
     Setting("HEADWATER_WORKER_LINGER", "5ms", "How long an emitted record may wait for others to share its batch."),
     Setting("HEADWATER_WORKER_HTTP", "127.0.0.1:6066", "host:port of the worker's /livez, /readyz and /metrics."),
     # Lag collector

@@ -57,6 +57,36 @@ def keep(cache: EntityCache[int], key: str) -> None:
     eventually(lambda: cache.get(key) is not None and cache._near is not None and cache._near.get(key) is not None)
 
 
+def test_reading_many_asks_redis_only_for_what_is_not_near(near: EntityCache[int], raw: redis.Redis) -> None:
+    for key, value in (("a", 1), ("b", 2)):
+        near.put(key, value)
+    keep(near, "a")
+    before = reads(raw)
+    assert near.get_many(["a", "a"]) == {"a": 1}
+    assert reads(raw) == before
+    eventually(lambda: near.get_many(["b", "a", "absent", "b"]) == {"b": 2, "a": 1})
+    eventually(lambda: near.get_many(["b"]) == {"b": 2} and near._near is not None and near._near.get("b") is not None)
+    before = reads(raw)
+    assert near.get_many(["b", "a"]) == {"b": 2, "a": 1}
+    assert reads(raw) == before
+
+
+def test_what_was_read_together_is_dropped_when_another_process_changes_it(
+    near: EntityCache[int], other: EntityCache[int]
+) -> None:
+    near.put("a", 1)
+    keep(near, "a")
+    assert near.get_many(["a"]) == {"a": 1}
+    other.put("a", 2)
+    eventually(lambda: near.get_many(["a"]) == {"a": 2})
+
+
+def reads(raw: redis.Redis) -> int:
+    """GET and MGET calls so far."""
+    stats = raw.info("commandstats")
+    return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("get", "mget"))
+
+
 def test_a_second_read_does_not_ask_redis(near: EntityCache[int], raw: redis.Redis) -> None:
     """It is answered while Redis is mute."""
     near.put("a", 1)

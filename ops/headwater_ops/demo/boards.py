@@ -44,11 +44,12 @@ def legs_by_airport(source: str, facts: Iterable[Fact]) -> dict[str, Value]:
     for fact in facts:
         # A departure or cancellation is the origin's business; an arrival counts at both ends of its route.
         airports = (fact.origin, fact.destination) if fact.kind == "ARRIVED" else (fact.origin,)
+        leg = fact._asdict()
         for airport in airports:
             record = records.get(airport)
             if record is None:
                 record = records[airport] = {"airport": airport, "source": source, "legs": []}
-            record["legs"].append(fact._asdict())
+            record["legs"].append(leg)
     return records
 
 

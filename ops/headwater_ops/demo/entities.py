@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from headwater_cache import AvroValues, EntityCache, RedisSettings
+from headwater_cache import AvroValues, EntityCache, NearPolicy, RedisSettings
 from headwater_schemas.catalogue import Catalogue, TopicSpec
 from headwater_schemas.clock import Clock, SystemClock
 from headwater_schemas.codec import Codec
@@ -25,6 +25,10 @@ AIRLINE = "airline"
 
 CONTRACTS = {FLIGHT: "Flight", BOARD: "AirportBoard", PLANE: "Plane", AIRPORT: "Airport", AIRLINE: "Airline"}
 """Contract of the values of each entity."""
+
+_REFERENCE = (PLANE, AIRPORT, AIRLINE)
+_NEAR = NearPolicy(entries=10_000, ttl="1m")
+"""Reference data hardly changes, and every flight asks for it: a process keeps what it has read."""
 
 
 def entity_values(codec: Codec, contract: str) -> AvroValues:
@@ -54,7 +58,8 @@ class Entities:
     def __init__(self, codec: Codec, redis: RedisSettings, *, source: str, clock: Clock | None = None) -> None:
         self._values = {entity: entity_values(codec, contract) for entity, contract in CONTRACTS.items()}
         self._views: dict[str, EntityCache[Value]] = {
-            entity: EntityCache(entity, redis, values=values) for entity, values in self._values.items()
+            entity: EntityCache(entity, redis, values=values, near=_NEAR if entity in _REFERENCE else None)
+            for entity, values in self._values.items()
         }
         self._source = source
         self._clock = clock or SystemClock()

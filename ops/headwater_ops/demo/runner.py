@@ -43,6 +43,11 @@ _TASK_TOPICS = ("tasks", "task.control", "task.changes")
 _OWN_TOPICS = (*SENT_TOPICS, LEGS, DELAYED, *(change_topic(entity) for entity in CONTRACTS))
 _TUNING = {
     "HEADWATER_WORKER_COMMIT_INTERVAL": "250ms",
+    # Fewer and fuller requests leave the broker's share of the processor to the others; one carries one partition.
+    "HEADWATER_WORKER_FETCH_MIN_BYTES": "65536",
+    "HEADWATER_WORKER_FETCH_WAIT": "50ms",
+    "HEADWATER_PRODUCER_LINGER": "50ms",
+    "HEADWATER_WORKER_LINGER": "50ms",
     # Servers, worker and replay share a few cores here: a stall of a second says nothing about Redis.
     "HEADWATER_REDIS_TIMEOUT": "5s",
 }

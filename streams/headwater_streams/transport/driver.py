@@ -39,6 +39,8 @@ class Transport(base.Transport):
         self.kafka = replace(KafkaSettings.from_env(env), bootstrap=bootstrap)
         self.member = env.get("HEADWATER_WORKER_ID")
         self.drain_seconds = env.duration("HEADWATER_WORKER_DRAIN")
+        self.fetch_min_bytes = env.integer("HEADWATER_WORKER_FETCH_MIN_BYTES")
+        self.fetch_wait = env.duration("HEADWATER_WORKER_FETCH_WAIT")
         app.conf.PartitionAssignor = BrokerAssigned  # type: ignore[assignment]  # a class setting, typed as a form
 
     def group_settings(self) -> GroupSettings:
@@ -51,4 +53,6 @@ class Transport(base.Transport):
             max_poll_interval=conf.broker_max_poll_interval,
             rebalance_timeout=self.drain_seconds,
             isolation="read_committed",
+            fetch_min_bytes=self.fetch_min_bytes,
+            fetch_wait=self.fetch_wait,
         )

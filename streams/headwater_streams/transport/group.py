@@ -65,6 +65,8 @@ class GroupSettings:
     rebalance_timeout: float = 30.0
     prefetch_records: int = 20_000
     prefetch_kilobytes: int = 32_768
+    fetch_min_bytes: int = 1
+    fetch_wait: float = 0.1
     isolation: Literal["read_committed", "read_uncommitted"] = "read_committed"
     overrides: Mapping[str, ConfigValue] = field(default_factory=dict)
 
@@ -81,7 +83,8 @@ class GroupSettings:
             "max.poll.interval.ms": int(self.max_poll_interval * 1000),
             "queued.min.messages": self.prefetch_records,
             "queued.max.messages.kbytes": self.prefetch_kilobytes,
-            "fetch.wait.max.ms": 100,
+            "fetch.min.bytes": self.fetch_min_bytes,
+            "fetch.wait.max.ms": int(self.fetch_wait * 1000),
             "fetch.error.backoff.ms": 50,
             "group.protocol": protocol,
             "log_level": 0,  # what matters comes by the error callback
