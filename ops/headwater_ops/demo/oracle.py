@@ -42,6 +42,8 @@ def differences(entity: str, key: str, expected: Expected, found: Mapping[str, A
     if found is None:
         yield Difference(entity, key, "*", "an entry", None)
         return
+    if expected.items() <= found.items():
+        return
     for name, value in expected.items():
         if name not in found or found[name] != value:
             yield Difference(entity, key, name, value, found.get(name))
