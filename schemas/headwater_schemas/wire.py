@@ -135,11 +135,15 @@ def schema_id_of(value: bytes) -> int:
     """
     if len(value) < PREFIX_BYTES or value[0] != MAGIC:
         raise NotDecodable(
-            f"not the wire format (0x00, schema id, Avro): {len(value)} bytes, start {value[:8].hex()!r}"
+            f"not the wire format (0x00, schema id, Avro): {len(value)} bytes, start {value[:8].hex()!r}. A producer "
+            "that puts the id into a header must be told to put it into the value"
         )
     schema_id = int.from_bytes(value[1:PREFIX_BYTES], "big")
     if not 0 < schema_id <= _LARGEST_ID:
-        raise NotDecodable(f"{schema_id} is not a schema id: registries number from 1 to {_LARGEST_ID}")
+        raise NotDecodable(
+            f"{schema_id} is not a schema id: registries number from 1 to {_LARGEST_ID}. An Apicurio serializer that "
+            "writes 8-byte ids must be told to write 4: apicurio.registry.as-confluent=true"
+        )
     return schema_id
 
 
