@@ -19,6 +19,7 @@ __all__ = [
     "QUEUE_RECORDS",
     "RECORDS",
     "SPOOL_BYTES",
+    "SPOOL_LIMIT",
     "SPOOL_OLDEST",
     "SPOOL_RECORDS",
     "SPOOL_REJECTED",
@@ -40,6 +41,8 @@ MetricName = Literal[
     "headwater_spool_records",
     # Size of the spools on disk.
     "headwater_spool_bytes",
+    # How much the spools may take on disk; then events are refused.
+    "headwater_spool_limit_bytes",
     # How long the oldest event of the spools has been waiting.
     "headwater_spool_oldest_seconds",
     # Events of a spool that the broker refused for good; kept beside it. Label: topic.
@@ -63,6 +66,7 @@ _QUEUE_RECORDS: Final[MetricName] = "headwater_producer_queue_records"
 _DEGRADED: Final[MetricName] = "headwater_producer_degraded"
 _SPOOL_RECORDS: Final[MetricName] = "headwater_spool_records"
 _SPOOL_BYTES: Final[MetricName] = "headwater_spool_bytes"
+_SPOOL_LIMIT: Final[MetricName] = "headwater_spool_limit_bytes"
 _SPOOL_OLDEST: Final[MetricName] = "headwater_spool_oldest_seconds"
 _SPOOL_REJECTED: Final[MetricName] = "headwater_spool_rejected_total"
 
@@ -79,6 +83,7 @@ QUEUE_RECORDS: Final = Gauge(_QUEUE_RECORDS, "Records queued for the broker or o
 DEGRADED: Final = Gauge(_DEGRADED, "Producers that send by way of the disk, or refuse, because the broker is away.")
 SPOOL_RECORDS: Final = Gauge(_SPOOL_RECORDS, "Events on disk and not acknowledged.")
 SPOOL_BYTES: Final = Gauge(_SPOOL_BYTES, "Size of the spools on disk.")
+SPOOL_LIMIT: Final = Gauge(_SPOOL_LIMIT, "How much the spools may take on disk.")
 SPOOL_OLDEST: Final = Gauge(_SPOOL_OLDEST, "How long the oldest event of the spools has been waiting.")
 SPOOL_REJECTED: Final = Counter(_SPOOL_REJECTED, "Spooled events that the broker refused for good.", ["topic"])
 OUTBOX_PENDING: Final = Gauge(_OUTBOX_PENDING, "Events in the outbox that the relay has yet to send.")

@@ -29,7 +29,7 @@ from headwater_producers.client import ANY_PARTITION, Client, in_event_loop
 from headwater_producers.delivery import Delivery
 from headwater_producers.envelope import Header
 from headwater_producers.errors import ProducerClosed
-from headwater_producers.metrics import SPOOL_BYTES, SPOOL_OLDEST, SPOOL_RECORDS
+from headwater_producers.metrics import SPOOL_BYTES, SPOOL_LIMIT, SPOOL_OLDEST, SPOOL_RECORDS
 from headwater_producers.route import Route
 from headwater_producers.spool.commit import GroupCommit
 from headwater_producers.spool.delivery import SpooledDelivery
@@ -95,6 +95,11 @@ class Spooler:
     def size(self) -> int:
         """Bytes of the spool on disk."""
         return self._drain.log.size if self._slot is not None else 0
+
+    @property
+    def limit(self) -> int:
+        """Bytes that the spool may take on disk."""
+        return self._policy.max_bytes
 
     @property
     def oldest_seconds(self) -> float:
@@ -315,4 +320,5 @@ def _sum(of: str) -> float:
 
 SPOOL_RECORDS.set_function(lambda: _sum("records"))
 SPOOL_BYTES.set_function(lambda: _sum("size"))
+SPOOL_LIMIT.set_function(lambda: _sum("limit"))
 SPOOL_OLDEST.set_function(lambda: max((spooler.oldest_seconds for spooler in tuple(_live.values())), default=0.0))
