@@ -98,6 +98,10 @@ bench-spool: setup ## events/s accepted on disk while the broker is away, and dr
 chaos-producers: setup ## kill and freeze process and broker under load; lost and out of order must be 0 (ARGS="--seeds 5")
 	@PYTHONPATH=tests $(BIN)/python tests/producers/chaos.py $(ARGS)
 
+# --- the whole path ----------------------------------------------------------------------------------------------
+bench: setup ## the demo's path, emit to visible, beside the same by hand (ARGS="--json")
+	@$(BIN)/python bench/path.py $(ARGS)
+
 # --- contracts ---------------------------------------------------------------------------------------------------
 .PHONY: gate bench-codec
 gate: setup ## the contracts: nothing breaks since main and the releases, typed events are up to date
