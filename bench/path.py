@@ -396,8 +396,9 @@ def main() -> None:
                 figures = run(name, endpoints, options)
                 measured[name].append(figures)
                 print(
-                    f"run {number + 1}: {name:10} {figures['rate']:8,.0f} events/s, worker {figures['worker_us']:.1f} us "
-                    f"each; at {options.rate:,.0f}/s visible after {figures['p50']:.1f} ms, p99 {figures['p99']:.1f} ms",
+                    f"run {number + 1}: {name:10} {figures['rate']:8,.0f} events/s, "
+                    f"worker {figures['worker_us']:.1f} us each; "
+                    f"at {options.rate:,.0f}/s visible after {figures['p50']:.1f} ms, p99 {figures['p99']:.1f} ms",
                     file=sys.stderr,
                     flush=True,
                 )
