@@ -22,10 +22,12 @@ from headwater_cache.explain import Explanation
 from headwater_cache.filter import KeyFilter
 from headwater_cache.lock import Lock
 from headwater_cache.near import NearPolicy
+from headwater_cache.postgres import PostgresTable
 from headwater_cache.reads import Reading
 from headwater_cache.settings import CachePolicy, RedisSettings
 from headwater_cache.source import Loaded, Source
 from headwater_cache.stats import CacheStats
+from headwater_cache.tableview import TableView
 from headwater_cache.values import AvroValues, MsgpackValues, ValueCodec
 from headwater_cache.versions import Version, VersionToken, log_version, version
 
@@ -54,12 +56,14 @@ __all__ = [
     "NearPolicy",
     "NotVisibleYet",
     "Position",
+    "PostgresTable",
     "Reading",
     "RedisSettings",
     "Rewind",
     "Source",
     "SourceBusy",
     "SourceFailed",
+    "TableView",
     "TopicPartition",
     "UnsafeRedis",
     "ValueCodec",

@@ -25,7 +25,7 @@ from headwater_cache.settings import CachePolicy, RedisSettings
 from headwater_cache.source import Source
 from headwater_cache.space import Mode, Space
 from headwater_cache.stats import CacheStats, count
-from headwater_cache.steps import Step, evaluate
+from headwater_cache.steps import Ask, Step, evaluate
 from headwater_cache.tags import invalidate_tags
 from headwater_cache.transactions import Buffer
 from headwater_cache.values import MsgpackValues, ValueCodec
@@ -134,6 +134,11 @@ class EntityCache(Generic[V]):
     def name(self) -> str:
         """The namespace."""
         return self._space.name
+
+    @property
+    def domain(self) -> str:
+        """The version domain."""
+        return self._space.domain
 
     # Reading
 
@@ -477,6 +482,21 @@ class EntityCache(Generic[V]):
     async def aaudit(self, auditor: Auditor) -> list[Violation]:
         """``audit`` for asyncio."""
         return await self._async(self._checked(auditor.due()))
+
+    def recall_snapshot(self) -> bytes | None:
+        """What ``remember_snapshot`` was given last in this epoch; it is lost together with the entries."""
+        return self._sync(self._snapshot(None))
+
+    def remember_snapshot(self, data: bytes) -> None:
+        """Keep beside the entries how far the snapshot of a table is; see ``TableView``."""
+        self._sync(self._snapshot(data))
+
+    def _snapshot(self, data: bytes | None) -> Step[bytes | None]:
+        if self._space.due():
+            yield from self._space.look()
+        name = self._space.snapshot
+        found: bytes | None = yield Ask(("GET", name) if data is None else ("SET", name, data))
+        return found
 
     # Life
 

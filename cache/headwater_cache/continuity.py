@@ -65,6 +65,8 @@ class Continuity:
     def __init__(self, space: Space) -> None:
         self._space = space
         self._known: dict[TopicPartition, str] = {}
+        self.losses = 0
+        """How often something was found missing."""
 
     def check(self, positions: Mapping[TopicPartition, int]) -> Step[Rewind | None]:
         """Compare what Redis holds with ``positions``, the next offsets the consumer would read."""
@@ -82,6 +84,7 @@ class Continuity:
             if _field(partition) not in marks
         ]
         _checked((yield Batch([*starts, ("HSET", key, "redis", identity)])))
+        self.losses += bool(gaps)
         if emptied:
             return Rewind("emptied", gaps, self._window() if self._space.mode == "cache" else None)
         if self._space.cluster and marks.get("redis", identity) != identity:

@@ -18,6 +18,7 @@ class Readiness:
         self._space = space
         self._continuity = continuity
         self._marked: set[int] = set()
+        self._losses = 0
 
     def mark(self, partitions: Sequence[int], positions: Mapping[TopicPartition, int] | None, total: int) -> Step[None]:
         """Mark partitions, unless Redis lacks what was applied to them.
@@ -25,6 +26,9 @@ class Readiness:
         Raises:
             ContinuityLost: it does. Nothing is marked, and the next apply raises as well until the consumer went back.
         """
+        if self._losses != self._continuity.losses:  # it is known already that our marks went with what was lost
+            self._losses = self._continuity.losses
+            self._marked.clear()
         rewind = yield from self._continuity.compare(self._expected(partitions, positions))
         if rewind is None and self._marked:
             rewind = yield from self._vanished()

@@ -91,6 +91,11 @@ class Space:
         return f"{{{self.name}:{self.epoch}}}:ready"
 
     @property
+    def snapshot(self) -> str:
+        """How far the snapshot of a table is."""
+        return f"{{{self.name}:{self.epoch}}}:snapshot"
+
+    @property
     def tags(self) -> str:
         """Hash: tag -> when it was last invalidated, on the clock in its field ''."""
         return f"{{{self.name}:{self.epoch}}}:tags"

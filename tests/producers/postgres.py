@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -25,8 +26,8 @@ def binaries() -> Path | None:
 
 
 @contextmanager
-def postgres(programs: Path) -> Iterator[str]:
-    """A running server; gives the SQLAlchemy URL of its database."""
+def postgres(programs: Path, **settings: str) -> Iterator[str]:
+    """A running server with further ``settings``; gives the SQLAlchemy URL of its database."""
     user = _user()
     folder = Path(tempfile.mkdtemp(prefix="headwater-postgres-"))
     shutil.chown(folder, user)
@@ -43,6 +44,7 @@ def postgres(programs: Path) -> Iterator[str]:
     ]
     port = _free_port()
     options = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": folder, "fsync": "off"}
+    options.update(settings)
     server: list[str | Path] = [programs / "postgres", "-D", data]
     server += [f"--{name}={value}" for name, value in options.items()]
     try:
@@ -53,7 +55,7 @@ def postgres(programs: Path) -> Iterator[str]:
             _await(process, port, folder / "log")
             yield f"postgresql+psycopg://headwater@127.0.0.1:{port}/postgres"
         finally:
-            process.terminate()
+            process.send_signal(signal.SIGINT)  # "fast": does not wait for clients
             process.wait(30)
     finally:
         shutil.rmtree(folder)
