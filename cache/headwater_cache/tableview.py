@@ -3,8 +3,9 @@
 The method is DBLog's (Andreakis and Papapanagiotou, "DBLog: A Watermark Based Change-Data-Capture Framework", 2020).
 A low watermark is written into the log, a chunk of rows is read, a high watermark is written. Then the log is followed
 to the high watermark as always, and a row of the chunk whose key was seen between the two is dropped: its change is
-newer, or it is the same. (Its version would refuse the row as well; so nothing is sent in vain.) The other rows are as the table was at the low watermark, and are applied with its position as
-their version. No table is locked, changes flow on meanwhile, and it can stop and go on at every chunk.
+newer, or it is the same. (Its version would refuse the row as well; so nothing is sent in vain.) The other rows are as
+the table was at the low watermark, and are applied with its position as their version. No table is locked, changes
+flow on meanwhile, and it can stop and go on at every chunk.
 
 Two additions. Versions are positions of *commits*, and a transaction counts as one change, so that versions order rows
 as they became visible. And a commit can stand in the log before readers see it (while it waits for a standby); so a row
