@@ -87,7 +87,7 @@ chart-readme: setup ## write the chart's README from its values and their schema
 	@$(BIN)/python docs/hooks/chart.py > helm/headwater/README.md
 
 # --- producers ---------------------------------------------------------------------------------------------------
-.PHONY: bench-emit bench-spool chaos-producers
+.PHONY: bench-emit bench-spool bench-outbox chaos-producers
 
 bench-emit: setup ## emit against the bare loop and other clients (ARGS="--json")
 	@$(BIN)/python bench/emit.py $(ARGS)
@@ -95,7 +95,10 @@ bench-emit: setup ## emit against the bare loop and other clients (ARGS="--json"
 bench-spool: setup ## events/s accepted on disk while the broker is away, and drained when it is back
 	@$(BIN)/python bench/spool.py $(ARGS)
 
-chaos-producers: setup ## kill and freeze process and broker under load; lost and out of order must be 0 (ARGS="--seeds 5")
+bench-outbox: setup ## from the row to the topic at 2,000 rows/s, and rows/s drained by one relay (ARGS="--json")
+	@PYTHONPATH=tests $(BIN)/python bench/outbox.py $(ARGS)
+
+chaos-producers: setup ## kill processes, broker, relays and PostgreSQL; lost and out of order must be 0 (ARGS="--seeds 5")
 	@PYTHONPATH=tests $(BIN)/python tests/producers/chaos.py $(ARGS)
 
 # --- the whole path ----------------------------------------------------------------------------------------------

@@ -102,7 +102,11 @@ class Relay:
         self._alarm = Alarm(self._engine, poll=settings.poll)
         # Records are never given up on the way: the relay itself decides, for a whole batch.
         self._producer = replace(
-            producer, delivery_timeout=_PATIENCE_SECONDS * 4, back_pressure=Block(_PATIENCE_SECONDS)
+            producer,
+            delivery_timeout=_PATIENCE_SECONDS * 4,
+            back_pressure=Block(_PATIENCE_SECONDS),
+            rate=None,
+            fail_fast=None,
         )
         self._client = self._connected()
         self._looked = 0.0
