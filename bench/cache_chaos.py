@@ -1,5 +1,7 @@
 """Random schedules of the cache with accidents: `make chaos-cache ARGS="--schedules 10000 --json"`.
 
+A million of them, as before a release, or as many as an hour takes: ``--schedules 1000000 --seconds 3600``.
+
 Each seed is one interleaving of readers, writers and consumers, with kills, evictions, failovers and an emptied Redis
 (tests/cache/schedules.py says how). ``stuck`` counts the schedules that broke an invariant; each is printed with its
 seed, which plays it again: ``--seed N --schedules 1``.
@@ -15,15 +17,21 @@ import tempfile
 import time
 from pathlib import Path
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
 from cache.redis_server import RedisServer
 from cache.resp import RespPort
 from cache.schedules import Report, play
+
+_SLICE = 256
 
 
 def main() -> None:
     """Play the schedules; exit code 1 if one got stuck."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--schedules", type=int, default=10_000, help="how many (default 10000)")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long (default: never)")
     parser.add_argument("--seed", type=int, help="the first seed (default: random, printed)")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     arguments = parser.parse_args()
@@ -33,7 +41,7 @@ def main() -> None:
         server = RedisServer(Path(folder))
         try:
             began = time.perf_counter()
-            report = _play(RespPort(server.port), seed, arguments.schedules)
+            report = _play(RespPort(server.port), seed, arguments.schedules, began + arguments.seconds)
             elapsed = time.perf_counter() - began
         finally:
             server.kill()
@@ -55,15 +63,20 @@ def main() -> None:
     sys.exit(1 if report.stuck else 0)
 
 
-def _play(port: RespPort, seed: int, schedules: int) -> Report:
+def _play(port: RespPort, seed: int, schedules: int, deadline: float) -> Report:
     whole = Report()
-    for start in range(0, schedules, 1000):
-        part = play(port, range(seed + start, seed + min(start + 1000, schedules)))
-        whole.schedules += part.schedules
-        whole.stuck += part.stuck
-        whole.seeds += part.seeds
-        whole.outcomes.update(part.outcomes)
-        print(f"{whole.schedules}/{schedules} played, {whole.stuck} stuck", file=sys.stderr)
+    columns = (TextColumn("schedules"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[stuck]} stuck"))
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+        bar = progress.add_task("", total=schedules, stuck=0)
+        for start in range(0, schedules, _SLICE):
+            part = play(port, range(seed + start, seed + min(start + _SLICE, schedules)))
+            whole.schedules += part.schedules
+            whole.stuck += part.stuck
+            whole.seeds += part.seeds
+            whole.outcomes.update(part.outcomes)
+            progress.update(bar, completed=whole.schedules, stuck=whole.stuck)
+            if time.perf_counter() > deadline:
+                break
     return whole
 
 

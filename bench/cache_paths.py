@@ -5,6 +5,7 @@
     apply        apply_many of 500 changes / a pipeline of 500 SET                  bar <= 4
     replay       the same changes once more: all are equal
     near         hits of the near cache per second, one thread                      bar >= 500,000
+    cashews, aiocache, dogpile   a hit of theirs / the bare GET of the same kind (asyncio, asyncio, blocking)
 
 Each run times every subject once, in turn, so that a slow moment of the machine hits all of them; the ratio is taken
 within a run, and the median over the runs is reported with its spread.
@@ -19,12 +20,14 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import redis
 import redis.asyncio
+from dogpile.cache import make_region
 
 from cache.redis_server import RedisServer
 from headwater_cache import Change, EntityCache, MsgpackValues, NearPolicy, Position, TopicPartition, log_version
@@ -47,6 +50,9 @@ class Paths:
         self.near = EntityCache[dict[str, str]]("bench", url, near=NearPolicy(ttl="10m"))
         while self.near._near is None or self.near._near.get("hit") is None:  # until the channel is up
             self.near.get("hit")
+        self.region = make_region().configure("dogpile.cache.redis", arguments={"url": url})
+        self.region.set("dogpile", VALUE)
+        assert self.region.get("dogpile") == VALUE
         self.offset = 0
         self.cache.check_continuity({TopicPartition("bench.changes", 0): 0})
         self.changes: list[list[Change]] = []
@@ -79,6 +85,43 @@ class Paths:
 
         return asyncio.run(run())
 
+    def get_cashews(self) -> float:
+        async def run() -> float:
+            from cashews import Cache
+
+            cache = Cache()
+            cache.setup(self.url)
+            await cache.set("cashews", VALUE, expire="10m")
+            return await self._each_async(lambda: cache.get("cashews"), cache.close)
+
+        return asyncio.run(run())
+
+    def get_aiocache(self) -> float:
+        async def run() -> float:
+            from aiocache import Cache
+            from aiocache.serializers import PickleSerializer
+
+            place = urlsplit(self.url)
+            options = {"endpoint": place.hostname, "port": place.port, "serializer": PickleSerializer()}
+            cache = Cache(Cache.REDIS, **options)
+            await cache.set("aiocache", VALUE, ttl=600)
+            return await self._each_async(lambda: cache.get("aiocache"), cache.close)
+
+        return asyncio.run(run())
+
+    def get_dogpile(self) -> float:
+        return _each(lambda: self.region.get("dogpile"), GETS)
+
+    @staticmethod
+    async def _each_async(operation: Callable[[], Awaitable[Any]], close: Callable[[], Awaitable[Any]]) -> float:
+        assert await operation() == VALUE
+        began = time.perf_counter()
+        for _ in range(GETS):
+            await operation()
+        took = (time.perf_counter() - began) / GETS
+        await close()
+        return took
+
     def get_near(self) -> float:
         return _each(lambda: self.near.get("hit"), 50 * GETS)
 
@@ -110,6 +153,9 @@ class Paths:
 RATIOS = {
     "hit": ("get", "get_bare", 1.3),
     "hit_async": ("get_async", "get_bare_async", None),
+    "cashews": ("get_cashews", "get_bare_async", None),
+    "aiocache": ("get_aiocache", "get_bare_async", None),
+    "dogpile": ("get_dogpile", "get_bare", None),
     "apply": ("apply", "set_pipelined", 4.0),
     "replay": ("replay", "set_pipelined", None),
 }
