@@ -1,11 +1,16 @@
-"""Chaos for producers with a spool: the process and the broker are killed and frozen while events are accepted.
+"""Chaos for producers: processes, broker, relays and PostgreSQL are killed and frozen while events are accepted.
 
     python tests/producers/chaos.py [--seeds 5] [--first 1] [--seconds 25] [--json]
 
-Each seed decides when what is hit. An emitter process writes down each event once its delivery has resolved: from then
-on the event is promised. It is killed with SIGKILL and started again; so is the broker, which is also frozen. In the
-end the broker is up, a last emitter drains the spool, and kafka-python, which shares no code with the producer, reads
-the topic:
+Each seed decides when what is hit. Two services emit at the same time, on topics of their own:
+
+- one by a producer with a spool. It writes down each event once its delivery has resolved: from then on the event is
+  promised;
+- one by an outbox in PostgreSQL, with two relays. What a transaction holds is promised once its commit has returned.
+
+The services are killed with SIGKILL and started again; so are the relays, PostgreSQL and the broker, which is also
+frozen. In the end everything is up, spool and outbox drain, and kafka-python, which shares no code with the producer,
+reads the topics:
 
 - *lost*: promised, and not on the log;
 - *order violations*: an event that stands on the log (for the first time) behind a later one of its key;
@@ -24,13 +29,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 from headwater_ops.stack import Stack
 from producers.broker import Broker
+from producers.chaos_outbox import RELAYS, OutboxService, outbox_service
 from producers.orders import create_topic, read_all
 
 KEYS = 20
@@ -46,7 +54,11 @@ class Verdict:
 
     accepted: int = 0
     spooled: int = 0
+    committed: int = 0
     emitter_kills: int = 0
+    writer_kills: int = 0
+    relay_kills: int = 0
+    postgres_kills: int = 0
     broker_kills: int = 0
     broker_freezes: int = 0
     lost: int = 0
@@ -102,55 +114,101 @@ class Emitter:
                 yield (run, int(number)), state
 
 
-def plan(dice: random.Random, seconds: float) -> list[tuple[float, str, float]]:
-    """When, what, and for how long (seconds from the start)."""
-    faults = ["kill emitter", "kill broker", "freeze broker", *dice.choices(["kill emitter", "freeze broker"], k=2)]
+Fault = Literal["kill emitter", "kill broker", "freeze broker", "kill writer", "kill relay", "kill postgres"]
+_EACH: tuple[Fault, ...] = get_args(Fault)
+_OFTEN: tuple[Fault, ...] = ("kill emitter", "freeze broker", "kill relay", "kill postgres")
+
+
+def plan(dice: random.Random, seconds: float) -> list[tuple[float, Fault, float]]:
+    """When, what, and for how long (seconds from the start). Every fault at least once."""
+    faults = [*_EACH, *dice.choices(_OFTEN, k=3)]
     dice.shuffle(faults)
     moments = sorted(dice.uniform(1.0, seconds) for _ in faults)
     return [(moment, fault, dice.uniform(0.2, 4.0)) for moment, fault in zip(moments, faults, strict=True)]
 
 
-def strike(fault: str, pause: float, emitter: Emitter, broker: Broker, dice: random.Random) -> None:
-    """One fault; half of those that hit the broker kill the emitter as well before the broker is back."""
-    if fault == "kill emitter":
-        emitter.kill()
-        emitter.start()
-        return
-    broker.kill() if fault == "kill broker" else broker.freeze()
-    time.sleep(pause)
-    if dice.random() < 0.5:
-        emitter.kill()
-        emitter.start()
-        time.sleep(dice.uniform(0.0, 2.0))
-    broker.start() if fault == "kill broker" else broker.thaw()
+class Stage:
+    """Everything that can be hit, and the faults."""
+
+    def __init__(self, emitter: Emitter, service: OutboxService, broker: Broker, dice: random.Random) -> None:
+        self.emitter = emitter
+        self.service = service
+        self.broker = broker
+        self._dice = dice
+
+    def strike(self, fault: Fault, pause: float) -> None:
+        """One fault. Half of those that hit a server hit one of its clients as well before it is back."""
+        match fault:
+            case "kill emitter":
+                self._again(self.emitter.kill, self.emitter.start)
+            case "kill writer":
+                self._again(self.service.kill_writer, self.service.start_writer)
+            case "kill relay":
+                self.service.kill_relay(self._dice.randrange(RELAYS))
+            case "kill postgres":
+                self._away(self.service.database.kill, self.service.database.start, pause, self._hit_relay)
+            case "kill broker":
+                self._away(self.broker.kill, self.broker.start, pause, self._hit_emitter)
+            case "freeze broker":
+                self._away(self.broker.freeze, self.broker.thaw, pause, self._hit_emitter)
+
+    def _away(self, hit: Callable[[], None], back: Callable[[], None], pause: float, also: Callable[[], None]) -> None:
+        hit()
+        time.sleep(pause)
+        if self._dice.random() < 0.5:
+            also()
+            time.sleep(self._dice.uniform(0.0, 2.0))
+        back()
+
+    def _hit_emitter(self) -> None:
+        self._again(self.emitter.kill, self.emitter.start)
+
+    def _hit_relay(self) -> None:
+        self.service.kill_relay(self._dice.randrange(RELAYS))
+
+    @staticmethod
+    def _again(kill: Callable[[], None], start: Callable[[], None]) -> None:
+        kill()
+        start()
 
 
 def run(seed: int, seconds: float, broker: Broker, folder: Path) -> Verdict:
     dice = random.Random(seed)
     topic = f"chaos.seed-{seed}"
-    create_topic(broker.bootstrap, topic)
+    for name in (topic, f"{topic}.outbox"):
+        create_topic(broker.bootstrap, name)
     emitter = Emitter(folder, broker.bootstrap, topic)
     faults = plan(dice, seconds)
-    started = time.monotonic()
-    emitter.start()
-    for moment, fault, pause in faults:
-        time.sleep(max(0.0, moment - (time.monotonic() - started)))
-        strike(fault, pause, emitter, broker, dice)
-    time.sleep(2.0)
-    emitter.kill()
-    emitter.start(until_drained=True)
-    emitter.wait(120.0)
+    with outbox_service(folder, broker.bootstrap, f"{topic}.outbox", KEYS) as service:
+        stage = Stage(emitter, service, broker, dice)
+        started = time.monotonic()
+        emitter.start()
+        service.start()
+        for moment, fault, pause in faults:
+            time.sleep(max(0.0, moment - (time.monotonic() - started)))
+            stage.strike(fault, pause)
+        time.sleep(2.0)
+        emitter.kill()
+        emitter.start(until_drained=True)
+        emitter.wait(120.0)
+        service.finish(120.0)
     verdict = judge(broker.bootstrap, topic, dict(emitter.promised()))
+    verdict.add(judge(broker.bootstrap, f"{topic}.outbox", dict(service.promised())))
+    hits = Counter(fault for _, fault, _ in faults)
     verdict.emitter_kills = emitter.runs - 1
-    verdict.broker_kills = sum(fault == "kill broker" for _, fault, _ in faults)
-    verdict.broker_freezes = sum(fault == "freeze broker" for _, fault, _ in faults)
+    verdict.writer_kills = service.runs - 1
+    verdict.relay_kills = service.relay_kills
+    verdict.postgres_kills = hits["kill postgres"]
+    verdict.broker_kills = hits["kill broker"]
+    verdict.broker_freezes = hits["freeze broker"]
     return verdict
 
 
 def judge(bootstrap: str, topic: str, promised: dict[EventId, str]) -> Verdict:
     seen: set[EventId] = set()
     last: dict[bytes, EventId] = {}
-    verdict = Verdict(accepted=len(promised), spooled=sum(state == "spooled" for state in promised.values()))
+    states = Counter(promised.values())
+    verdict = Verdict(accepted=len(promised), spooled=states["spooled"], committed=states["committed"])
     for record in read_all(bootstrap, topic):
         run, _, number = dict(record.headers)["ce_id"].decode().partition("-")
         event = (int(run), int(number))

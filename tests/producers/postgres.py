@@ -10,11 +10,13 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["binaries", "postgres"]
+import psutil
+
+__all__ = ["Postgres", "binaries", "postgres", "server"]
 
 
 def binaries() -> Path | None:
@@ -25,40 +27,78 @@ def binaries() -> Path | None:
     return max(Path("/usr/lib/postgresql").glob("*/bin"), default=None, key=lambda path: path.parent.name)
 
 
+class Postgres:
+    """A server that can be killed and started again on the same data.
+
+    Attributes:
+        url: the SQLAlchemy URL of its database.
+    """
+
+    def __init__(self, programs: Path, folder: Path, settings: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._user = _user()
+        self._port = _free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = f"postgresql+psycopg://headwater@127.0.0.1:{self._port}/postgres"
+        data = folder / "data"
+        options = {
+            "listen_addresses": "127.0.0.1",
+            "port": self._port,
+            "unix_socket_directories": folder,
+            "fsync": "off",
+            **settings,
+        }
+        self._command: list[str | Path] = [programs / "postgres", "-D", data]
+        self._command += [f"--{name}={value}" for name, value in options.items()]
+        shutil.chown(folder, self._user)
+        how = ["-U", "headwater", "--auth=trust", "--no-sync", "--encoding=UTF8"]
+        initdb: list[str | Path] = [programs / "initdb", "-D", data, *how]
+        subprocess.run(initdb, check=True, user=self._user, cwd=folder, stdout=subprocess.DEVNULL)
+
+    def start(self) -> None:
+        """Start it and wait until it answers; after ``kill`` it recovers from its log first."""
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(self._command, user=self._user, cwd=self._folder, stdout=log, stderr=log)
+        _await(self._process, self._port, self._folder / "log")
+
+    def kill(self) -> None:
+        """SIGKILL to it and to every process of it: gone in the middle of whatever it did."""
+        assert self._process is not None
+        server = psutil.Process(self._process.pid)
+        processes = [server, *server.children(recursive=True)]
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._process.wait(30)
+        psutil.wait_procs(processes, timeout=30)
+
+    def stop(self) -> None:
+        """Stop it, whoever is connected."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)  # "fast": does not wait for clients
+            self._process.wait(30)
+
+
+@contextmanager
+def server(programs: Path, **settings: str) -> Iterator[Postgres]:
+    """A running server with further ``settings``."""
+    folder = Path(tempfile.mkdtemp(prefix="headwater-postgres-"))
+    try:
+        made = Postgres(programs, folder, settings)
+        try:
+            made.start()
+            yield made
+        finally:
+            made.stop()
+    finally:
+        shutil.rmtree(folder)
+
+
 @contextmanager
 def postgres(programs: Path, **settings: str) -> Iterator[str]:
     """A running server with further ``settings``; gives the SQLAlchemy URL of its database."""
-    user = _user()
-    folder = Path(tempfile.mkdtemp(prefix="headwater-postgres-"))
-    shutil.chown(folder, user)
-    data = folder / "data"
-    initdb: list[str | Path] = [
-        programs / "initdb",
-        "-D",
-        data,
-        "-U",
-        "headwater",
-        "--auth=trust",
-        "--no-sync",
-        "--encoding=UTF8",
-    ]
-    port = _free_port()
-    options = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": folder, "fsync": "off"}
-    options.update(settings)
-    server: list[str | Path] = [programs / "postgres", "-D", data]
-    server += [f"--{name}={value}" for name, value in options.items()]
-    try:
-        subprocess.run(initdb, check=True, user=user, cwd=folder, stdout=subprocess.DEVNULL)
-        with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(server, user=user, cwd=folder, stdout=log, stderr=log)
-        try:
-            _await(process, port, folder / "log")
-            yield f"postgresql+psycopg://headwater@127.0.0.1:{port}/postgres"
-        finally:
-            process.send_signal(signal.SIGINT)  # "fast": does not wait for clients
-            process.wait(30)
-    finally:
-        shutil.rmtree(folder)
+    with server(programs, **settings) as made:
+        yield made.url
 
 
 def _user() -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from headwater_producers import EventProducer
 from producers.broker import Broker
-from producers.chaos import EventId, Verdict, judge, run
+from producers.chaos import EventId, Fault, Verdict, judge, plan, run
+from producers.postgres import binaries
 
 
 def test_the_judge_counts_what_is_lost_twice_and_out_of_order(
@@ -32,14 +34,25 @@ def test_the_judge_counts_what_is_lost_twice_and_out_of_order(
     assert judge(bootstrap, topic, promised) == Verdict(accepted=7, spooled=1, lost=1, order_violations=2, duplicates=1)
 
 
+@pytest.mark.parametrize("seed", range(50))
+def test_every_seed_has_every_fault(seed: int) -> None:
+    faults = plan(random.Random(seed), 25.0)
+    assert {fault for _, fault, _ in faults} == set(get_args(Fault))
+    assert [moment for moment, _, _ in faults] == sorted(moment for moment, _, _ in faults)
+
+
 @pytest.mark.chaos
 @pytest.mark.timeout(300)
 def test_nothing_promised_is_lost_or_out_of_order(
     broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
+    if binaries() is None:
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
     seed = random.randrange(10**6)
     print(f"seed {seed}")
     verdict = run(seed, 10.0, broker, tmp_path)
     assert (verdict.lost, verdict.order_violations) == (0, 0), verdict
-    assert verdict.accepted > 1000
+    assert verdict.accepted - verdict.committed > 1000
+    assert verdict.committed > 100
+    assert min(verdict.emitter_kills, verdict.writer_kills, verdict.relay_kills, verdict.postgres_kills) > 0
