@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import secrets
 import sys
 import tempfile
 import time
@@ -20,6 +21,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from cache.exhaustive import Broken, Explorer
 from cache.redis_server import RedisServer
 from cache.resp import RespPort
 from cache.schedules import Report, play
@@ -33,8 +35,12 @@ def main() -> None:
     parser.add_argument("--schedules", type=int, default=10_000, help="how many (default 10000)")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long (default: never)")
     parser.add_argument("--seed", type=int, help="the first seed (default: random, printed)")
+    parser.add_argument("--exhaustive", action="store_true", help="every interleaving of a small world instead")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     arguments = parser.parse_args()
+    if arguments.exhaustive:
+        _exhaust(arguments.json)
+        return
     seed: int = random.SystemRandom().randrange(10**9) if arguments.seed is None else arguments.seed
 
     with tempfile.TemporaryDirectory(prefix="headwater-chaos-") as folder:
@@ -61,6 +67,25 @@ def main() -> None:
     else:
         print(f"{report.schedules} schedules from seed {seed} in {elapsed:.0f} s: {report.stuck} stuck")
     sys.exit(1 if report.stuck else 0)
+
+
+def _exhaust(as_json: bool) -> None:
+    """Two writers, two readers and an eviction, on the model of the scripts; exit code 1 if an invariant broke."""
+    explorer = Explorer(("put 1", "put 2", "read", "read"), ("evict",))
+    secrets.token_hex = explorer.token
+    began, broken = time.perf_counter(), ""
+    try:
+        explorer.run()
+    except Broken as exc:
+        broken = str(exc)
+        print(broken, file=sys.stderr)
+    seconds = round(time.perf_counter() - began, 1)
+    if as_json:
+        result = {"bench": "chaos-cache", "states": explorer.states, "stuck": int(bool(broken)), "seconds": seconds}
+        print(json.dumps(result))
+    else:
+        print(f"{explorer.states} states in {seconds} s: {'broken' if broken else 'all invariants hold'}")
+    sys.exit(1 if broken else 0)
 
 
 def _play(port: RespPort, seed: int, schedules: int, deadline: float) -> Report:
