@@ -12,9 +12,10 @@ uvloop and the health endpoints.
 from __future__ import annotations
 
 import tempfile
+import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import faust
 from faust.types import TP
@@ -51,11 +52,13 @@ from headwater_streams.metrics import HandlerMetrics, WorkerMetrics
 from headwater_streams.transport.consumer import Consumer
 from headwater_streams.transport.producer import Producer
 from headwater_streams.transport.topics import TopicRequest, create_topics, topic_partitions
+from headwater_streams.transport.transactions import TransactionalSender, Transactions
 from headwater_streams.transport.waiting import until_available
 
 __all__ = ["StreamApp"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+Processing = Literal["at-least-once", "transactional"]
 
 DEAD_LIMIT = DeadLimit()
 
@@ -69,10 +72,16 @@ class StreamApp(faust.App):
         catalogue: the topics and schemas; ``None`` loads those of the settings.
         codec: how values are read and written; ``None`` makes one on the registry of the settings.
         clock: stamps retries; only tests pass another than the system's.
+        processing: ``"transactional"`` puts what handlers emit, retries, dead letters and offsets in one Kafka
+            transaction per commit interval: from log to log each record counts exactly once for readers with
+            ``isolation.level=read_committed``. What handlers do elsewhere (databases, Redis, HTTP) is repeated after a
+            crash or an abort as always, and so is what Faust's agents do. Emitted events and retries become readable
+            at the next commit.
         faust_settings: further settings of ``faust.App`` (``store``, ``web_port``, …).
 
     Raises:
         SettingError: a setting is unknown or malformed.
+        UsageError: ``processing`` is neither.
     """
 
     def __init__(
@@ -83,6 +92,7 @@ class StreamApp(faust.App):
         catalogue: Catalogue | None = None,
         codec: Codec | None = None,
         clock: Clock | None = None,
+        processing: Processing = "at-least-once",
         faust_settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.env = env or Environment()
@@ -105,6 +115,11 @@ class StreamApp(faust.App):
             "store": "memory://",
             "datadir": str(Path(self.env.get("HEADWATER_STATE_DIR") or tempfile.gettempdir()) / "headwater-faust" / id),
         }
+        if processing not in get_args(Processing):
+            raise UsageError(f"processing={processing!r} must be one of {', '.join(get_args(Processing))}")
+        self.processing = processing
+        self.transactions: Transactions | None = None
+        self._transactional: TransactionalSender | None = None
         self.specs: list[HandlerSpec] = []
         self.clock = clock or SystemClock()
         self.worker_metrics = WorkerMetrics(id)
@@ -263,6 +278,8 @@ class StreamApp(faust.App):
         if not isinstance(consumer, Consumer):
             raise UsageError("handlers need the headwater:// transport; leave the broker setting to StreamApp")
         families = await until_available(lambda: self._families(consumer))
+        if self.processing == "transactional":
+            await self._prepare_transactions(consumer)
         envelope = Envelope(self.conf.id, self.clock)
         for spec in self.specs:
             for topic in spec.topics:
@@ -293,7 +310,29 @@ class StreamApp(faust.App):
             self.worker_metrics,
             self._crash_soon,
             reading_fences(consumer.transport.kafka),
+            exact=self.processing == "transactional",
         )
+        if self._transactional is not None:
+            self.transactions = consumer.handler_transactions = Transactions(
+                self._transactional,
+                consumer.group,
+                self.pool,
+                on_crash=self._crash_soon,
+                on_aborted=consumer.dropped,
+            )
+
+    async def _prepare_transactions(self, consumer: Consumer) -> None:
+        """One transactional producer for all handlers. A worker that keeps its id ends what its last life left open."""
+        transport = consumer.transport
+        worker = transport.member or uuid.uuid4().hex[:12]
+        sender = TransactionalSender(
+            transport.kafka,
+            transactional_id=f"headwater.{self.conf.id}.{worker}",
+            linger=self.env.duration("HEADWATER_WORKER_LINGER"),
+        )
+        sender.start()
+        await until_available(sender.begin_first)
+        self._transactional = sender
 
     async def _families(self, consumer: Consumer) -> dict[str, Family]:
         """The family of each handled topic, its topics created where they are missing.
@@ -359,6 +398,8 @@ class StreamApp(faust.App):
             "metrics": HandlerMetrics(spec.name, family.topic),
             "on_crash": on_crash,
         }
+        if self._transactional is not None:
+            common["admits"] = self._transactional.admits
         if spec.batch:
             return BatchRunner(spec, family, on_rewind=on_rewind, **common)
         return Runner(spec, family, breakers=self.breakers, **common)
@@ -384,6 +425,8 @@ class StreamApp(faust.App):
         )
 
     def _outlet(self) -> Outlet:
+        if self._transactional is not None:
+            return self._transactional
         producer = self.producer
         assert isinstance(producer, Producer)
         return producer.started_sender()
@@ -418,6 +461,8 @@ class StreamApp(faust.App):
         await super()._stop_consumer()
         if isinstance(self._consumer, Consumer):
             await self._consumer.leave()
+        if self._transactional is not None:
+            await self._transactional.close(timeout=10.0)
 
     async def caught_up(self, topic: str) -> dict[TP, int]:
         """Our partitions of a handled topic whose every record is settled, up to the end that the last fetch showed,

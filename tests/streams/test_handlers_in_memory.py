@@ -790,6 +790,48 @@ async def test_the_next_record_of_a_released_key_may_hold_it_again() -> None:
     assert first_seen(world.effects) == {"b": [3], "a": [0, 1, 2]}
 
 
+async def test_what_was_parked_behind_a_held_key_and_is_done_is_not_handled_again_after_a_restart() -> None:
+    world = Held()
+    await world.dies()
+    world.bad.add(5)
+    world.kit.send(TOPIC, order("b", 5), key="b")
+    world.kit.send(TOPIC, order("b", 6), key="b")
+    await world.kit.settle()
+    world.bad.discard(5)
+    await world.kit.advance("1s")
+    await world.kit.commit()
+    await world.restart()
+    held = world.held
+    await world.kit.crash()
+
+    assert held == [1]
+    assert world.effects == [("b", 3), ("b", 5), ("b", 6)]
+
+
+async def test_what_a_batch_emitted_is_acknowledged_before_any_of_its_records_is_committed() -> None:
+    app = memory_app()
+
+    @app.batch_handler(TOPIC)
+    async def bill(batch: RecordBatch) -> None:
+        batch.emit(OUT, order("sum", sum(value["number"] for value in batch.values)), key="sum")
+
+    async with StreamKit(app) as kit:
+        kit.broker.hold(OUT)
+        for number in range(3):
+            kit.send(TOPIC, order("a", number), key="a")
+        for _ in range(20):
+            await kit._fetch()
+            await asyncio.sleep(0)
+        await kit.commit()
+        before = kit.committed.get(TP(TOPIC, 0), 0)
+        kit.broker.acknowledge(OUT)
+        await kit.settle()
+        await kit.commit()
+        after = kit.committed[TP(TOPIC, 0)]
+
+    assert (before, after) == (0, 3)
+
+
 @pytest.mark.parametrize("options", [{"ordered": False}, {"retry": Retry()}, {"on_dead": "stop"}])
 def test_holding_needs_an_order_and_a_tier(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="on_dead="):

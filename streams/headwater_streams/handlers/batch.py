@@ -23,6 +23,7 @@ from headwater_schemas import wire
 from headwater_schemas.clock import Clock
 from headwater_schemas.errors import BadRecord, HeadwaterError, RecordTooLarge, Unavailable
 from headwater_schemas.wire import Reason
+from headwater_streams.handlers.ahead import Ahead, by_partition
 from headwater_streams.handlers.context import EventContext
 from headwater_streams.handlers.emitter import Emitter, Outlet, Prepare
 from headwater_streams.handlers.failure import header
@@ -111,7 +112,7 @@ class RecordBatch(Sequence[EventContext]):
 
     def emit(self, topic: str, value: Any, *, key: str | bytes | None = None, headers: Headers | None = None) -> None:
         """Send an event whose delivery is part of the whole batch's settling; see ``EventContext.emit``."""
-        self[-1].emit(topic, value, key=key, headers=headers)
+        self[0].emit(topic, value, key=key, headers=headers)
 
     def contexts(self) -> Iterator[EventContext]:
         """Those that somebody looked at: the ones that can have emitted."""
@@ -135,6 +136,7 @@ class BatchRunner:
         metrics: HandlerMetrics,
         on_crash: Callable[[BaseException], None],
         on_rewind: Callable[[Rewind], Awaitable[None]],
+        admits: Callable[[int], bool] | None = None,
     ) -> None:
         self.spec = spec
         self.family = family
@@ -146,7 +148,7 @@ class BatchRunner:
         self._on_crash = on_crash
         self._on_rewind = on_rewind
         self._threads = None if spec.is_async else ThreadPoolExecutor(spec.concurrency, f"headwater-{spec.name}")
-        self._emitter = Emitter(outlet, prepare, self._tell_settled, self._refused)
+        self._emitter = Emitter(outlet, prepare, self._tell_settled, self._refused, admits)
         self._name = spec.name.encode()
         self._epochs: dict[int, bytes] = {}
         self._fences: dict[int, Fences] = {}
@@ -187,6 +189,11 @@ class BatchRunner:
     def held_keys(self) -> int:
         """None."""
         return 0
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether a copy is sent whose record is not settled yet."""
+        return self._settler.in_doubt > 0
 
     @property
     def busy(self) -> bool:
@@ -244,7 +251,15 @@ class BatchRunner:
             messages = [message for message in messages if message.offset() >= expected]
             if not messages:
                 return
+        fences = self._fences.get(tp.partition)
+        if fences is None:
+            return  # the partition left on the way here
         self._positions[tp] = messages[-1].offset() + 1
+        done = fences.done_of(self.spec.name, tp)
+        if done is not None:
+            messages = [message for message in messages if message.offset() not in done]
+            if not messages:
+                return
         if tp.topic == self.family.topic:
             self.metrics.consumed += len(messages)
         else:
@@ -296,7 +311,7 @@ class BatchRunner:
         while queue := self._queues.get(tp):
             async with self._slots:
                 messages = [queue.popleft() for _ in range(min(len(queue), self.spec.max_records))]
-                self._running[tp] = messages
+                self._running[tp] = list(messages)
                 try:
                     await self._settle(tp, messages)
                 except Rewind as rewind:
@@ -335,10 +350,19 @@ class BatchRunner:
         for message in messages:
             readable, values = await self._read(tp, [message])
             error = await self._call(tp, readable, values) if readable else None
-            if error is not None:
+            if error is None:
+                self._settled_early(tp, message)
+            else:
                 decision = decide(self.spec.retry, error, attempt=len(self.spec.retry.delays), immediate=0, age=0)
                 reason: Reason = decision.reason if isinstance(decision, Die) else "handler"
                 await self._settler.die(self._record(tp, message), error, reason)
+                self._settled_early(tp, message)
+
+    def _settled_early(self, tp: TP, message: Message) -> None:
+        """A record is settled and the rest of its batch is not."""
+        running = self._running.get(tp)
+        if running is not None and message in running:
+            running.remove(message)
 
     async def _read(self, tp: TP, messages: list[Message]) -> tuple[list[Message], list[Any]]:
         """Decode; what cannot be read goes to the dead letters, and a registry that is down is waited for."""
@@ -353,6 +377,7 @@ class BatchRunner:
             except BadRecord as exc:
                 reason: Reason = "schema" if type(exc).__name__ == "SchemaMismatch" else "decode"
                 await self._settler.die(self._record(tp, message), exc, reason)
+                self._settled_early(tp, message)
             else:
                 readable.append(message)
         return readable, values
@@ -381,9 +406,9 @@ class BatchRunner:
             started = perf_counter()
             try:
                 await self._within(batch)
-                for event in batch.contexts():
-                    if event.unacked or event.refused:
-                        self._emitter.settle_after(event, tp)
+                emitting = [event for event in batch.contexts() if event.unacked or event.refused]
+                if emitting:
+                    await self._emitter.settle_batch(emitting, tp)
             except Unavailable as exc:
                 logger.warning("%s waits, nothing is dead-lettered: %s", self.spec.name, exc)
                 await asyncio.sleep(delay)
@@ -435,3 +460,12 @@ class BatchRunner:
             if tp in low:
                 low[tp] = min(low[tp], offset)
         return low
+
+    def ahead(self, bases: Mapping[TP, int]) -> dict[TP, Ahead]:
+        """What of these partitions is settled beyond their bases, which no unsettled record of ours is below."""
+        high = {tp: at for tp, at in self._positions.items() if tp in bases}
+        for tp, queue in self._queues.items():
+            if queue and tp in high:
+                high[tp] = min(high[tp], queue[0].offset())
+        running = ((tp, message.offset()) for tp, messages in self._running.items() for message in messages)
+        return by_partition(high, (*running, *self._settler.unsettled(), *self._emitter.unsettled()))

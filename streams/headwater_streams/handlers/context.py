@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,8 @@ class EventContext:
         attempt: how often this record failed before and was tried again from a delay tier; 0 at first.
     """
 
-    __slots__ = ("_dependencies", "_emitter", "attempt", "message", "refused", "unacked")
+    __slots__ = ("_dependencies", "_emitter", "_kept", "attempt", "message", "refused", "unacked")
+    _kept: list[Callable[[], None]]  # made at the first ``keep``: most records emit nothing, or are not transactional
 
     def __init__(
         self, message: Message, emitter: Emitter, attempt: int = 0, dependencies: Dependencies | None = None
@@ -104,6 +105,17 @@ class EventContext:
             Overloaded: too much awaits acknowledgement; raise it on, and the record is tried again in place.
         """
         self._emitter.emit(self, topic, value, key=key, headers=headers)
+
+    def keep(self, send: Callable[[], None]) -> None:
+        """For the engine: what is to be sent when the handler has returned."""
+        if not hasattr(self, "_kept"):
+            self._kept = []
+        self._kept.append(send)
+
+    @property
+    def kept(self) -> list[Callable[[], None]]:
+        """For the engine: what was kept."""
+        return getattr(self, "_kept", [])
 
     def dependency(self, name: str) -> AbstractAsyncContextManager[None]:
         """Around calls of something that may be down: ``async with event.dependency("payments"): …``.

@@ -20,23 +20,31 @@ from faust.types import TP
 from headwater_schemas import wire
 from headwater_schemas.errors import BrokerUnavailable
 from headwater_schemas.settings import KafkaSettings
+from headwater_streams.handlers.ahead import Ahead
 from headwater_streams.handlers.failure import FENCE, HOLD, HOLDS, header
 from headwater_streams.handlers.family import Family
 from headwater_streams.handlers.message import Message
 from headwater_streams.transport.errors import kafka_error, translate
 
-__all__ = ["Fences", "is_stale", "original_offset", "read_fences", "reading_fences"]
+__all__ = ["Done", "Fences", "is_stale", "original_offset", "read_fences", "reading_fences"]
+
+Done = Mapping[TP, Mapping[str, Ahead]]
 
 _IDLE_POLLS = 50
 
 
 class Fences:
     """What waits on Kafka of one partition: records per handler and key, the keys that are held and by the record of
-    which offset, and up to where was read."""
+    which offset, and up to where was read.
 
-    __slots__ = ("ends", "holds", "parked", "retrying")
+    Args:
+        done: what the last commit told of each partition, by handler: that does not wait any more.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("done", "ends", "holds", "parked", "retrying")
+
+    def __init__(self, done: Mapping[TP, Mapping[str, Ahead]] | None = None) -> None:
+        self.done = done or {}
         self.retrying: dict[str, dict[bytes, int]] = {}
         self.parked: dict[str, dict[bytes, int]] = {}
         self.holds: dict[str, dict[bytes, int]] = {}
@@ -49,6 +57,9 @@ class Fences:
             return
         headers = message.headers()
         handler = (header(headers, wire.HW_HANDLER) or b"").decode("utf-8", "replace")
+        done = self.done_of(handler, TP(message.topic(), message.partition()))
+        if done is not None and message.offset() in done:
+            return
         keys = (self.parked if parked else self.retrying).setdefault(handler, {})
         keys[key] = keys.get(key, 0) + 1
         hold = header(headers, HOLD)
@@ -59,6 +70,10 @@ class Fences:
             holds[key] = original_offset(message)
         elif holds.get(key) == original_offset(message):
             del holds[key]
+
+    def done_of(self, handler: str, tp: TP) -> Ahead | None:
+        """What of a partition the handler has settled beyond the committed offset."""
+        return self.done.get(tp, {}).get(handler)
 
 
 def original_offset(message: Message) -> int:
@@ -80,24 +95,29 @@ def is_stale(message: Message, tp: TP, epoch: bytes, fences: Fences) -> bool:
 
 def reading_fences(
     kafka: KafkaSettings, isolation: str = "read_committed"
-) -> Callable[[Family, int, Mapping[TP, tuple[int, int]]], Awaitable[Fences]]:
+) -> Callable[[Family, int, Mapping[TP, tuple[int, int]], Done], Awaitable[Fences]]:
     """``read_fences`` of these brokers, off the loop."""
 
-    async def read(family: Family, partition: int, ranges: Mapping[TP, tuple[int, int]]) -> Fences:
-        return await asyncio.to_thread(read_fences, kafka, family, partition, ranges, isolation)
+    async def read(family: Family, partition: int, ranges: Mapping[TP, tuple[int, int]], done: Done) -> Fences:
+        return await asyncio.to_thread(read_fences, kafka, family, partition, ranges, done, isolation)
 
     return read
 
 
 def read_fences(
-    kafka: KafkaSettings, family: Family, partition: int, ranges: Mapping[TP, tuple[int, int]], isolation: str
+    kafka: KafkaSettings,
+    family: Family,
+    partition: int,
+    ranges: Mapping[TP, tuple[int, int]],
+    done: Done,
+    isolation: str,
 ) -> Fences:
     """Read ``ranges`` (first and end offset of each tier and parking partition). Blocks; run it in a thread.
 
     Raises:
         BrokerUnavailable: the log could not be read to its end.
     """
-    fences = Fences()
+    fences = Fences(done)
     fences.ends = {tp: end for tp, (_, end) in ranges.items()}
     wanted = {tp: bounds for tp, bounds in ranges.items() if bounds[0] < bounds[1]}
     if not wanted:

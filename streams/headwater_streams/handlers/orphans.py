@@ -16,6 +16,7 @@ from faust.types import TP
 from headwater_schemas import wire
 from headwater_schemas.clock import Clock
 from headwater_schemas.errors import UsageError
+from headwater_streams.handlers.ahead import Ahead
 from headwater_streams.handlers.emitter import Outlet
 from headwater_streams.handlers.failure import HOLD, header
 from headwater_streams.handlers.family import Family
@@ -70,6 +71,7 @@ class Orphans:
         self._positions: dict[TP, int] = {}
         self._queues: dict[TP, deque[Record]] = {}
         self._tasks: dict[TP, asyncio.Task[None]] = {}
+        self._dead: dict[TP, set[int]] = {}
         self._paused: set[TP] = set()
         self._settled = asyncio.Event()
 
@@ -98,6 +100,11 @@ class Orphans:
     def held_keys(self) -> int:
         """None."""
         return 0
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether a copy is sent whose record is not settled yet."""
+        return self._settler.in_doubt > 0
 
     @property
     def busy(self) -> bool:
@@ -133,6 +140,7 @@ class Orphans:
                 task.cancel()
             self._queues.pop(tp, None)
             self._positions.pop(tp, None)
+            self._dead.pop(tp, None)
             self._epochs.pop(tp.partition, None)
             self._fences.pop(tp.partition, None)
             self._paused.discard(tp)
@@ -149,9 +157,14 @@ class Orphans:
     def feed(self, tp: TP, messages: list[Message]) -> None:
         """Take records of one tier or parking partition, in offset order."""
         expected = self._positions.get(tp, 0)
-        fences = self._fences[tp.partition]
+        fences = self._fences.get(tp.partition)
+        if fences is None:
+            return  # the partition left on the way here
+        done = fences.done_of(NOBODY, tp)
         for message in messages:
             if message.offset() < expected:  # fetched twice, around a pause
+                continue
+            if done is not None and message.offset() in done:
                 continue
             name = header(message.headers(), wire.HW_HANDLER)
             if name in self._names or header(message.headers(), HOLD) is not None:  # a mark is no event
@@ -188,7 +201,7 @@ class Orphans:
         while queue:
             record = queue[0]
             await self._settler.die(record, self._error(record), "handler")
-            queue.popleft()
+            self._dead.setdefault(tp, set()).add(queue.popleft().offset)
             if tp in self._paused and len(queue) <= _HELD // 2:
                 self._paused.discard(tp)
                 self._control.resume([tp])
@@ -212,6 +225,17 @@ class Orphans:
             for tp, at in self._positions.items()
             if partitions is None or tp in partitions
         }
+
+    def ahead(self, bases: Mapping[TP, int]) -> dict[TP, Ahead]:
+        """What of these partitions became a dead letter beyond their bases. Nothing is said of other records: the next
+        release may have no handler for them."""
+        parts = {}
+        for tp, base in bases.items():
+            dead = self._dead[tp] = {offset for offset in self._dead.get(tp, ()) if offset >= base}
+            if dead:
+                high = max(dead) + 1
+                parts[tp] = Ahead(high, (offset for offset in range(base, high) if offset not in dead))
+        return parts
 
 
 def _orphan(message: Message, tp: TP) -> Record:

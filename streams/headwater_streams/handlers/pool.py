@@ -11,10 +11,11 @@ from typing import Protocol
 from faust.types import TP
 
 from headwater_streams.handlers.agent import BatchChannel
+from headwater_streams.handlers.ahead import Ahead, TooFarAhead, decode, encode
 from headwater_streams.handlers.family import Family
-from headwater_streams.handlers.fences import Fences
+from headwater_streams.handlers.fences import Done, Fences
 from headwater_streams.handlers.message import Message
-from headwater_streams.metrics import WorkerMetrics
+from headwater_streams.metrics import HandlerMetrics, WorkerMetrics
 from headwater_streams.transport.waiting import until_available
 
 __all__ = ["HandlerPool", "HandlerRunner", "Membership", "ReadFences"]
@@ -22,7 +23,7 @@ __all__ = ["HandlerPool", "HandlerRunner", "Membership", "ReadFences"]
 logger = logging.getLogger(__name__)
 
 
-ReadFences = Callable[[Family, int, Mapping[TP, tuple[int, int]]], Awaitable[Fences]]
+ReadFences = Callable[[Family, int, Mapping[TP, tuple[int, int]], Done], Awaitable[Fences]]
 
 
 class HandlerRunner(Protocol):
@@ -31,9 +32,13 @@ class HandlerRunner(Protocol):
     family: Family
     topics: tuple[str, ...]
     """Those of the family that it reads."""
+    metrics: HandlerMetrics
 
     @property
     def busy(self) -> bool: ...
+
+    @property
+    def in_doubt(self) -> bool: ...
 
     def ring(self) -> None: ...
 
@@ -55,6 +60,8 @@ class HandlerRunner(Protocol):
 
     def committable(self, partitions: Collection[TP] | None = None) -> dict[TP, int]: ...
 
+    def ahead(self, bases: Mapping[TP, int]) -> dict[TP, Ahead]: ...
+
     def read(self) -> Mapping[TP, int]: ...
 
 
@@ -69,7 +76,9 @@ class Membership(Protocol):
 
     async def watermarks(self, partitions: Collection[TP]) -> dict[TP, tuple[int, int]]: ...
 
-    def commit_soon(self, offsets: Mapping[TP, int]) -> None: ...
+    async def committed_told(self, partitions: Collection[TP]) -> dict[TP, str]: ...
+
+    def commit_soon(self, offsets: Mapping[TP, int], told: Mapping[TP, str]) -> None: ...
 
 
 class HandlerPool:
@@ -80,6 +89,7 @@ class HandlerPool:
         fences: reads what waits on Kafka of one partition.
         hold: seconds for which a batch may wait for its handler before the handler's partitions are paused, so that
             others go on. Short waits are cheaper than a pause, which drops what was fetched ahead.
+        exact: tell with every commit what is settled beyond its offset (see ``ahead``), not only of retry topics.
     """
 
     def __init__(
@@ -91,12 +101,14 @@ class HandlerPool:
         fences: ReadFences,
         *,
         hold: float = 0.25,
+        exact: bool = False,
     ) -> None:
         self._group = group
         self._metrics = metrics
         self._on_crash = on_crash
         self._fences = fences
         self._hold = hold
+        self._exact = exact
         self._channels = {id(runner): channel for runner, channel in runners}
         self.runners = [runner for runner, _ in runners]
         self._by_topic: dict[str, list[HandlerRunner]] = {}
@@ -110,6 +122,7 @@ class HandlerPool:
         self._active: set[TP] = set()  # topic partitions whose family runs
         self._blocked: dict[int, asyncio.Task[None]] = {}
         self._committed: dict[TP, int] = {}
+        self._told: dict[TP, str] = {}
         metrics.assigned = lambda: len(self._assigned)
         metrics.gaps = self._gaps
 
@@ -143,6 +156,8 @@ class HandlerPool:
         """Hand fetched records to their handlers. Waits a moment for a busy handler, then pauses its partitions."""
         fed: dict[int, tuple[HandlerRunner, list[tuple[TP, list[Message]]]]] = {}
         for batch in batches:
+            if not self.runs(batch[0]):
+                continue  # its state was dropped on the way here; it is read again
             for runner in self._by_topic[batch[0].topic]:
                 fed.setdefault(id(runner), (runner, []))[1].append(batch)
         for runner, share in fed.values():
@@ -193,7 +208,9 @@ class HandlerPool:
         committed = await until_available(lambda: self._group.committed(siblings))
         marks = await until_available(lambda: self._group.watermarks(returning))
         ranges = {tp: (max(committed[tp] or 0, low), high) for tp, (low, high) in marks.items()}
-        fences = await until_available(lambda: self._fences(family, main.partition, ranges))
+        told = await until_available(lambda: self._group.committed_told(siblings))
+        done = {tp: decode(committed[tp] or 0, told[tp]) for tp in siblings}
+        fences = await until_available(lambda: self._fences(family, main.partition, ranges, done))
         for runner in self._concerned(siblings):
             runner.activate(main.partition, fences)
         self._committed.update({tp: offset for tp, offset in committed.items() if offset is not None})
@@ -207,14 +224,28 @@ class HandlerPool:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._on_crash(error)
 
-    async def revoked(self, partitions: Collection[TP], limit: float) -> dict[TP, int]:
-        """Finish what runs of these partitions within ``limit`` seconds; gives the offsets to commit."""
+    async def revoked(self, partitions: Collection[TP], limit: float) -> tuple[dict[TP, int], dict[TP, str]]:
+        """Finish what runs of these partitions within ``limit`` seconds; gives their ``marks`` to commit."""
+        await self.drain(partitions, limit)
         families = self._whole(partitions)
-        runners = self._concerned(families)
-        await asyncio.gather(*(runner.drain(families, limit) for runner in runners))
-        offsets = self._lowest(families)
+        offsets, told = self.marks()
         self.lost(partitions)
-        return {tp: offset for tp, offset in offsets.items() if offset > self._committed.get(tp, -1)}
+        return {tp: offset for tp, offset in offsets.items() if tp in families}, told
+
+    async def drain(self, partitions: Collection[TP], limit: float) -> None:
+        """Take nothing new of these partitions and finish what runs, for at most ``limit`` seconds."""
+        families = self._whole(partitions)
+        await asyncio.gather(*(runner.drain(families, limit) for runner in self._concerned(families)))
+
+    async def quiet(self) -> None:
+        """Let every record be settled whose copies are acknowledged. Ends soon if nothing is sent meanwhile."""
+        await asyncio.sleep(0)
+        while any(runner.in_doubt for runner in self.runners):  # noqa: ASYNC110 - a few steps of the loop
+            await asyncio.sleep(0)
+
+    def drop(self) -> None:
+        """Forget every partition: what was done since the last commit is given up."""
+        self.lost(set(self._assigned))
 
     def lost(self, partitions: Collection[TP]) -> None:
         """Forget these partitions, and their siblings' records with them: a family runs whole or not at all."""
@@ -229,6 +260,7 @@ class HandlerPool:
         self._assigned -= set(partitions)
         for tp in families:
             self._committed.pop(tp, None)
+            self._told.pop(tp, None)
 
     def _whole(self, partitions: Collection[TP]) -> set[TP]:
         """The partitions with all their siblings."""
@@ -245,6 +277,7 @@ class HandlerPool:
             for runner in self._by_topic[tp.topic]:
                 runner.reset(tp, offset)
             self._committed.pop(tp, None)
+            self._told.pop(tp, None)
         return ours
 
     def runs(self, tp: TP) -> bool:
@@ -265,17 +298,55 @@ class HandlerPool:
 
     def commit(self) -> None:
         """Send the offsets that have grown since the last time."""
-        grown = {tp: at for tp, at in self._lowest(self._assigned).items() if at > self._committed.get(tp, -1)}
-        if grown:
-            self._group.commit_soon(grown)
-            self._committed.update(grown)
+        offsets, told = self.marks()
+        if offsets:
+            self._group.commit_soon(offsets, told)
+            self.committed(offsets, told)
+
+    def marks(self) -> tuple[dict[TP, int], dict[TP, str]]:
+        """What there is to commit that is not committed yet: offsets, and what to tell of what is settled beyond them.
+
+        Raises:
+            TooFarAhead: of an exact pool, when that cannot be told.
+        """
+        offsets = {tp: at for tp, at in self._lowest(self._assigned).items() if at >= self._committed.get(tp, 0)}
+        returning = [tp for tp in offsets if self._family_of[tp.topic].topic != tp.topic]
+        told = self._ahead({tp: offsets[tp] for tp in (offsets if self._exact else returning)})
+        changed = {
+            tp: at
+            for tp, at in offsets.items()
+            if at > self._committed.get(tp, -1) or told.get(tp, "") != self._told.get(tp, "")
+        }
+        return changed, {tp: text for tp, text in told.items() if tp in changed}
+
+    def committed(self, offsets: Mapping[TP, int], told: Mapping[TP, str]) -> None:
+        """``marks`` are on their way."""
+        self._committed.update(offsets)
+        self._told.update({tp: told.get(tp, "") for tp in offsets})
+
+    def _ahead(self, bases: Mapping[TP, int]) -> dict[TP, str]:
+        parts: dict[TP, dict[str, Ahead]] = {}
+        for runner in self._concerned(bases):
+            for tp, part in runner.ahead(bases).items():
+                parts.setdefault(tp, {})[runner.metrics.handler] = part
+        told = {}
+        for tp, part_of in parts.items():
+            try:
+                told[tp] = encode(bases[tp], part_of)
+            except TooFarAhead:
+                if self._exact:
+                    raise
+        return told
 
     def _lowest(self, partitions: Collection[TP]) -> dict[TP, int]:
+        """The lowest unsettled offset of each partition that all its runners have been fed of."""
         lowest: dict[TP, int] = {}
+        answers: dict[TP, int] = {}
         for runner in self._concerned(partitions):
             for tp, offset in runner.committable(partitions).items():
                 lowest[tp] = min(offset, lowest.get(tp, offset))
-        return lowest
+                answers[tp] = answers.get(tp, 0) + 1
+        return {tp: at for tp, at in lowest.items() if answers[tp] == len(self._by_topic[tp.topic])}
 
     def _gaps(self) -> list[tuple[TP, int]]:
         read: dict[TP, int] = {}

@@ -27,6 +27,7 @@ from faust.types import TP
 from headwater_schemas.clock import Clock
 from headwater_schemas.errors import HeadwaterError, RecordTooLarge
 from headwater_schemas.wire import Reason
+from headwater_streams.handlers.ahead import GAP, Ahead, by_partition
 from headwater_streams.handlers.context import EventContext
 from headwater_streams.handlers.dependency import Breaker, Dependencies
 from headwater_streams.handlers.emitter import Emitter, Outlet, Prepare
@@ -87,6 +88,7 @@ class Runner:
         metrics: HandlerMetrics,
         on_crash: Callable[[BaseException], None],
         breakers: dict[str, Breaker] | None = None,
+        admits: Callable[[int], bool] | None = None,
     ) -> None:
         self.spec = spec
         self.family = family
@@ -98,7 +100,8 @@ class Runner:
         self._on_crash = on_crash
         self._call = spec.function if spec.is_async else self._in_thread
         self._threads = None if spec.is_async else ThreadPoolExecutor(spec.concurrency, f"headwater-{spec.name}")
-        self._emitter = Emitter(outlet, prepare, self._tell_settled, self._refused)
+        self._emitter = Emitter(outlet, prepare, self._tell_settled, self._refused, admits)
+        self._gap = None if admits is None else GAP
         self._epochs: dict[int, bytes] = {}
         self._fences: dict[int, Fences] = {}
         self._settler = Settler(
@@ -172,6 +175,11 @@ class Runner:
     def held_keys(self) -> int:
         """Keys that wait for an operator's decision on a dead letter."""
         return sum(1 for lane in self._lanes.values() if isinstance(lane, Lane) and lane.hold is not None)
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether a copy is sent whose record is not settled yet."""
+        return self._settler.in_doubt > 0
 
     @property
     def busy(self) -> bool:
@@ -274,7 +282,15 @@ class Runner:
             messages = [message for message in messages if message.offset() >= expected]
             if not messages:
                 return
+        fences = self._fences.get(tp.partition)
+        if fences is None:
+            return  # the partition left on the way here
         self._positions[tp] = messages[-1].offset() + 1
+        done = fences.done_of(self.spec.name, tp) if fences.done else None
+        if done is not None:
+            messages = [message for message in messages if message.offset() not in done]
+            if not messages:
+                return
         if tp.topic == self.family.topic:
             self.metrics.consumed += len(messages)
             self._batches.append((tp, messages))
@@ -282,7 +298,7 @@ class Runner:
             if not self._waking:
                 self._kick()
             return
-        epoch, fences = self._epochs[tp.partition], self._fences[tp.partition]
+        epoch = self._epochs[tp.partition]
         for message in messages:
             self._returns.take(message, tp, epoch, fences, self.spec.ordered)
 
@@ -368,6 +384,8 @@ class Runner:
 
     def _tell_settled(self) -> None:
         self._settled.set()
+        if self._gap is not None and self._batches and not self._waking:
+            self._kick()  # the oldest may have been what held the next batch back
 
     # -- workers --------------------------------------------------------------------------------------------------
 
@@ -404,16 +422,24 @@ class Runner:
                 if self._left():
                     await self._pull(worker)
                     continue
-                if self._batches:
+                if self._batches and not self._too_far():
                     self._tp, self._batch = self._batches.popleft()
                     self._pulling = iter(self._batch)
                     await asyncio.sleep(0)  # a handler that never suspends must not starve the loop
                     continue
-                self._room.set()
+                if not self._batches:
+                    self._room.set()
             worker.wake = loop.create_future()
             self._idle.append(worker)
             await worker.wake
             self._waking = False
+
+    def _too_far(self) -> bool:
+        """Whether the next batch would run further ahead of the oldest unsettled record than a commit can tell."""
+        if self._gap is None:
+            return False
+        tp, messages = self._batches[0]
+        return messages[-1].offset() - self.committable([tp]).get(tp, 0) > self._gap
 
     def _left(self) -> int:
         """Records of the current batch that nobody has pulled."""
@@ -530,6 +556,8 @@ class Runner:
             event = EventContext(record.message, self._emitter, record.attempt, self._dependencies)
             decoded = self._decode(value)
             await (self._call(decoded, event) if self.spec.takes_event else self._call(decoded))
+            if record.lane.hold is not None:
+                await self._release(record)
             if event.unacked or event.refused:
                 self._emitter.settle_after(event, record.tp)
         except BaseException as error:
@@ -540,8 +568,6 @@ class Runner:
         self.metrics.settled("done")
         if self._gated:
             self._dependencies.succeeded()
-        if record.lane.hold is not None:
-            await self._release(record)
         return None
 
     async def _gate(self) -> None:
@@ -677,11 +703,27 @@ class Runner:
                 low[tp] = offset
         return low
 
+    def ahead(self, bases: Mapping[TP, int]) -> dict[TP, Ahead]:
+        """What of these partitions is settled beyond their bases, which no unsettled record of ours is below."""
+        high = {tp: at for tp, at in self._positions.items() if tp in bases}
+        for tp, offset in self._unbegun():
+            if tp in high:
+                high[tp] = min(high[tp], offset)
+        return by_partition(high, self._begun())
+
     def _unsettled(self) -> Iterator[tuple[TP, int]]:
+        yield from self._unbegun()
+        yield from self._begun()
+
+    def _unbegun(self) -> Iterator[tuple[TP, int]]:
+        """Where what is fetched and not begun starts; several times for a partition."""
         yield from ((tp, messages[0].offset()) for tp, messages in self._batches)
         left = self._left()
         if left:
             yield self._tp, self._batch[-left].offset()
+
+    def _begun(self) -> Iterator[tuple[TP, int]]:
+        """Each record that was begun and is not settled."""
         for lane in self._lanes.values():
             if isinstance(lane, Lane):
                 yield from ((record.tp, record.offset) for record in lane.in_memory())

@@ -72,8 +72,11 @@ class Settler:
         self._moving: dict[Record, None] = {}  # parked, not acknowledged
         self._marks: dict[Record, asyncio.Future[None]] = {}  # of ``_moving``
         self._mover: asyncio.Task[None] | None = None
-        self._errands: set[asyncio.Task[None]] = set()
+        self._errands: dict[asyncio.Task[None], TP] = {}
         self._stopped: set[TP] = set()
+        self.in_doubt = (
+            0  # copies sent whose record is not settled yet: it is in the step that sees the acknowledgement
+        )
 
     # -- what may become of a record ------------------------------------------------------------------------------
 
@@ -169,6 +172,8 @@ class Settler:
         for record in [record for record in self._moving if record.tp in gone]:
             del self._moving[record]
             self._marks.pop(record, None)
+        for errand in [errand for errand, tp in self._errands.items() if tp in gone]:
+            errand.cancel()
         self._parking = deque(record for record in self._parking if record.tp not in gone)
         self._stopped -= gone
 
@@ -190,8 +195,8 @@ class Settler:
 
         self._moving[record] = None
         task = asyncio.ensure_future(run())
-        self._errands.add(task)
-        task.add_done_callback(self._errands.discard)
+        self._errands[task] = record.tp
+        task.add_done_callback(lambda done: self._errands.pop(done, None))
 
     # -- sending --------------------------------------------------------------------------------------------------
 
@@ -246,6 +251,7 @@ class Settler:
         while True:
             acknowledged: asyncio.Future[HeadwaterError | None] = asyncio.get_running_loop().create_future()
             error: HeadwaterError | None
+            sent = False
             try:
                 self._outlet.send(
                     topic,
@@ -255,9 +261,13 @@ class Settler:
                     record.tp.partition,
                     lambda error, _, waiting=acknowledged: waiting.done() or waiting.set_result(error),  # type: ignore[misc]
                 )
+                self.in_doubt += 1
+                sent = True
                 error = await acknowledged
             except HeadwaterError as exc:
                 error = exc
+            finally:
+                self.in_doubt -= sent
             if error is None:
                 self._go_on(record.tp, topic)
                 return

@@ -14,7 +14,7 @@ from headwater_schemas.clock import Clock
 from headwater_schemas.errors import HeadwaterError, UnknownTopic
 from headwater_schemas.partitioner import partition_for
 from headwater_streams.handlers.family import Family
-from headwater_streams.handlers.fences import Fences
+from headwater_streams.handlers.fences import Done, Fences
 from headwater_streams.handlers.message import Headers, Message
 
 __all__ = ["MemoryBroker", "MemoryMessage"]
@@ -68,6 +68,7 @@ class MemoryBroker:
         self._clock = clock
         self.topics: dict[str, list[list[MemoryMessage]]] = {}
         self.offsets: dict[TP, int] = {}
+        self.told: dict[TP, str] = {}
         self.paused: set[TP] = set()
         self._refusals: dict[str, HeadwaterError] = {}
         self._held: dict[str, list[Callable[[], None]]] = {}
@@ -143,12 +144,16 @@ class MemoryBroker:
     async def watermarks(self, partitions: Collection[TP]) -> dict[TP, tuple[int, int]]:
         return {tp: (0, len(self.topics[tp.topic][tp.partition])) for tp in partitions}
 
-    def commit_soon(self, offsets: Mapping[TP, int]) -> None:
-        self.offsets.update(offsets)
+    async def committed_told(self, partitions: Collection[TP]) -> dict[TP, str]:
+        return {tp: self.told.get(tp, "") for tp in partitions}
 
-    async def fences(self, family: Family, partition: int, ranges: Mapping[TP, tuple[int, int]]) -> Fences:
+    def commit_soon(self, offsets: Mapping[TP, int], told: Mapping[TP, str]) -> None:
+        self.offsets.update(offsets)
+        self.told.update({tp: told.get(tp, "") for tp in offsets})
+
+    async def fences(self, family: Family, partition: int, ranges: Mapping[TP, tuple[int, int]], done: Done) -> Fences:
         """What ``read_fences`` finds on Kafka."""
-        fences = Fences()
+        fences = Fences(done)
         fences.ends = {tp: end for tp, (_, end) in ranges.items()}
         for tp, (start, end) in ranges.items():
             for message in self.topics[tp.topic][tp.partition][start:end]:

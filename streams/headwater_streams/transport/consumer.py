@@ -22,9 +22,10 @@ from headwater_streams.handlers.batch import Rewind
 from headwater_streams.handlers.message import Message
 from headwater_streams.handlers.pool import HandlerPool
 from headwater_streams.transport.errors import translate
-from headwater_streams.transport.group import GroupConsumer
+from headwater_streams.transport.group import GroupConsumer, Marks
 from headwater_streams.transport.producer import topic_request
 from headwater_streams.transport.topics import create_topics
+from headwater_streams.transport.transactions import Transactions
 from headwater_streams.transport.waiting import until_available
 
 __all__ = ["Consumer"]
@@ -41,6 +42,7 @@ class Consumer(faust_consumer.Consumer):
     consumer_stopped_errors = ()
     transport: Any  # the driver's; Faust's interface does not know its settings
     pool: HandlerPool | None = None
+    handler_transactions: Transactions | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -58,6 +60,7 @@ class Consumer(faust_consumer.Consumer):
         self._changed = False
         self._polled_at = 0.0
         self._leaving = False
+        self._dropped = False
         self._away = asyncio.Event()
 
     # -- life -----------------------------------------------------------------------------------------------------
@@ -121,6 +124,9 @@ class Consumer(faust_consumer.Consumer):
         try:
             while not (self.should_stop or self._leaving):
                 self._polled_at = self.loop.time()
+                if self._dropped:
+                    self._dropped = False
+                    await self._read_again()
                 messages = await self.group.consume(most, 0.1)
                 if messages:
                     await self._route(messages)
@@ -141,7 +147,26 @@ class Consumer(faust_consumer.Consumer):
     async def _commit_handlers(self) -> None:
         while self.pool is not None and not self.should_stop:
             await self.sleep(self.commit_interval)
-            self.pool.commit()
+            if self.handler_transactions is None:
+                self.pool.commit()
+            else:
+                await self.handler_transactions.commit()
+
+    def dropped(self) -> None:
+        """The handlers' state was dropped: before the next poll, go back to what is committed."""
+        self._dropped = True
+
+    async def _read_again(self) -> None:
+        ours = self._handled(self.group.assignment)
+        if not ours or self.pool is None:
+            return
+        self.group.pause(ours)
+        committed = await until_available(lambda: self.group.committed(ours))
+        marks = await until_available(lambda: self.group.watermarks(ours))
+        await until_available(
+            lambda: self.group.seek({tp: marks[tp][0] if at is None else at for tp, at in committed.items()})
+        )
+        self.pool.assigned(ours)
 
     def _split(self, messages: list[Message]) -> Batches:
         """By partition, each in offset order. librdkafka gives runs of one partition, so few comparisons find them."""
@@ -257,20 +282,29 @@ class Consumer(faust_consumer.Consumer):
             self._agent_tps |= agents
             self._regroup_soon()
 
-    async def on_revoked(self, partitions: frozenset[TP]) -> Mapping[TP, int]:
+    async def on_revoked(self, partitions: frozenset[TP]) -> Marks:
         offsets: dict[TP, int] = {}
+        told: dict[TP, str] = {}
         handlers = self._handled(partitions)
-        if handlers and self.pool is not None:
-            offsets.update(await self.pool.revoked(handlers, self.transport.drain_seconds))
+        if handlers and self.pool is not None and self.handler_transactions is not None:
+            await self.pool.drain(handlers, self.transport.drain_seconds)
+            await self.handler_transactions.commit(leaving=handlers)
+        elif handlers and self.pool is not None:
+            settled, told = await self.pool.revoked(handlers, self.transport.drain_seconds)
+            offsets.update(settled)
         agents = partitions - handlers
         if agents:
             offsets.update(await self._hand_over(agents))
-        return offsets
+        return offsets, told
 
     def on_lost(self, partitions: frozenset[TP]) -> None:
         handlers = self._handled(partitions)
         if handlers and self.pool is not None:
             self.pool.lost(handlers)
+            if self.handler_transactions is not None:
+                self.handler_transactions.doom(
+                    BrokerUnavailable("partitions were given to another worker before the commit")
+                )
         agents = partitions - handlers
         if agents:
             self._agent_tps -= agents

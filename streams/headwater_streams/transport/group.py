@@ -27,12 +27,14 @@ from headwater_streams.handlers.message import Message
 from headwater_streams.transport.complaints import Complaints
 from headwater_streams.transport.errors import kafka_error, translate
 
-__all__ = ["GroupConsumer", "GroupListener", "GroupSettings"]
+__all__ = ["GroupConsumer", "GroupListener", "GroupSettings", "Marks", "positions_of"]
 
 logger = logging.getLogger(__name__)
 
 _MANY = 250  # records
 _PATIENCE = 0.004  # seconds
+_UNRELEASED = "instance ID is still used by another member"  # of a fatal error librdkafka gives the text alone
+_UNRELEASED_WAIT = 1.0  # seconds
 
 T = TypeVar("T")
 ConfigValue = str | int | float | bool
@@ -101,6 +103,10 @@ class GroupSettings:
         return config
 
 
+Marks = tuple[Mapping[TP, int], Mapping[TP, str]]
+"""Offsets to commit, and the metadata of some of them."""
+
+
 class GroupListener(Protocol):
     """Who is told of a rebalance. All three are called in the event loop."""
 
@@ -108,8 +114,8 @@ class GroupListener(Protocol):
         """Partitions are ours, paused. Must not block; resume them when ready."""
         ...
 
-    async def on_revoked(self, partitions: frozenset[TP]) -> Mapping[TP, int]:
-        """Partitions are being taken: finish or abandon their records and return the offsets to commit.
+    async def on_revoked(self, partitions: frozenset[TP]) -> Marks:
+        """Partitions are being taken: finish or abandon their records; return offsets to commit and their metadata.
 
         The group waits for us meanwhile. Returning does not promise that the commit succeeds.
         """
@@ -207,6 +213,9 @@ class GroupConsumer:
             first = self.raw.poll(timeout)
             if first is not None:
                 messages = [first, *self.raw.consume(max_records - 1, 0)] if max_records > 1 else [first]
+        if len(messages) == 1 and (error := messages[0].error()) is not None and error.code() == KafkaError._FATAL:
+            self._fatal = error  # librdkafka tells of some fatal errors only so
+            return []
         self._last_batch = len(messages)
         return cast("list[Message]", messages)
 
@@ -216,11 +225,20 @@ class GroupConsumer:
         if self._settings.protocol == "auto" and self._protocol == "consumer" and error.code() in _UNSUPPORTED:
             logger.warning("the brokers do not speak the KIP-848 group protocol; joining with the classic one")
             self._protocol = "classic"
-            await self._call(self.raw.close)
-            self._consumer = self._new_client()
-            await self.subscribe(self._topics)
+            await self._rejoin()
+            return
+        if self._settings.member is not None and _UNRELEASED in error.str():
+            # Our former life was killed and the group has not noticed yet; with KIP-848 it does not take us before.
+            logger.warning("waiting for the session of the last %s to end: %s", self._settings.member, error.str())
+            await asyncio.sleep(_UNRELEASED_WAIT)
+            await self._rejoin()
             return
         raise translate(error, f"consuming as group {self._settings.group}")
+
+    async def _rejoin(self) -> None:
+        await self._call(self.raw.close)
+        self._consumer = self._new_client()
+        await self.subscribe(self._topics)
 
     def pause(self, partitions: Iterable[TP]) -> None:
         """Stop fetching soon; what librdkafka had fetched ahead is dropped and fetched again on ``resume``.
@@ -255,7 +273,10 @@ class GroupConsumer:
 
     def _seek(self, offsets: Mapping[TP, int]) -> None:
         for tp, offset in offsets.items():
-            self.raw.seek(TopicPartition(tp.topic, tp.partition, offset))
+            try:
+                self.raw.seek(TopicPartition(tp.topic, tp.partition, offset))
+            except KafkaException as exc:
+                raise translate(kafka_error(exc), f"seeking in {tp.topic}[{tp.partition}]") from exc
 
     async def commit(self, offsets: Mapping[TP, int]) -> None:
         """Commit and wait for the broker's answer.
@@ -263,10 +284,10 @@ class GroupConsumer:
         Raises:
             HeadwaterError: not committed; after a rebalance that is normal, and the records come again.
         """
-        await self._call(self._commit, offsets)
+        await self._call(self._commit, offsets, {})
 
-    def _commit(self, offsets: Mapping[TP, int]) -> None:
-        positions = [TopicPartition(tp.topic, tp.partition, offset) for tp, offset in offsets.items()]
+    def _commit(self, offsets: Mapping[TP, int], told: Mapping[TP, str]) -> None:
+        positions = positions_of(offsets, told)
         if not positions:
             return
         try:
@@ -277,9 +298,13 @@ class GroupConsumer:
             if position.error is not None:
                 raise translate(position.error, f"committing offset of {position.topic}[{position.partition}]")
 
-    def commit_soon(self, offsets: Mapping[TP, int]) -> None:
-        """Send the commit and return; a failure is logged and the next commit covers it."""
-        positions = [TopicPartition(tp.topic, tp.partition, offset) for tp, offset in offsets.items()]
+    def commit_soon(self, offsets: Mapping[TP, int], told: Mapping[TP, str]) -> None:
+        """Send the commit and return; a failure is logged and the next commit covers it.
+
+        Args:
+            told: metadata of some of the offsets.
+        """
+        positions = positions_of(offsets, told)
         if positions and not self._closed:
             self.raw.commit(offsets=positions, asynchronous=True)
 
@@ -291,15 +316,27 @@ class GroupConsumer:
         """
         return await self._call(self._committed, partitions, timeout)
 
+    async def committed_told(self, partitions: Collection[TP], timeout: float = 10.0) -> dict[TP, str]:
+        """The metadata of the group's committed offset of each partition.
+
+        Raises:
+            BrokerUnavailable: no answer within ``timeout`` seconds.
+        """
+        answer = await self._call(self._ask_committed, partitions, timeout)
+        return {TP(tp.topic, tp.partition): tp.metadata or "" for tp in answer}
+
     def _committed(self, partitions: Collection[TP], timeout: float) -> dict[TP, int | None]:
+        answer = self._ask_committed(partitions, timeout)
+        return {TP(tp.topic, tp.partition): tp.offset if tp.offset >= 0 else None for tp in answer}
+
+    def _ask_committed(self, partitions: Collection[TP], timeout: float) -> list[TopicPartition]:
         wanted = [TopicPartition(tp.topic, tp.partition) for tp in partitions]
         if not wanted:
-            return {}
+            return []
         try:
-            answer = self.raw.committed(wanted, timeout)
+            return self.raw.committed(wanted, timeout)
         except KafkaException as exc:
             raise translate(kafka_error(exc), "reading committed offsets") from exc
-        return {TP(tp.topic, tp.partition): tp.offset if tp.offset >= 0 else None for tp in answer}
 
     async def watermarks(self, partitions: Collection[TP], timeout: float = 10.0) -> dict[TP, tuple[int, int]]:
         """The first and the next offset of each partition, asked from the brokers.
@@ -403,20 +440,20 @@ class GroupConsumer:
         theirs = _tps(partitions)
         assert self._loop is not None
         drained = asyncio.run_coroutine_threadsafe(self._drain(theirs), self._loop)
-        offsets = drained.result()
+        offsets, told = drained.result()
         try:
-            self._commit(offsets)
+            self._commit(offsets, told)
         except HeadwaterError as exc:
             logger.warning("partitions handed over without their last commit, their records come again: %s", exc)
         self._unassign(consumer, partitions)
 
-    async def _drain(self, partitions: frozenset[TP]) -> Mapping[TP, int]:
+    async def _drain(self, partitions: frozenset[TP]) -> Marks:
         try:
             return await self._listener.on_revoked(partitions)
         except Exception:
             # Raising here would leave librdkafka waiting for ever; committing nothing only repeats work.
             logger.exception("draining %s failed; nothing of it is committed", sorted(partitions))
-            return {}
+            return {}, {}
 
     def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         lost = _tps(partitions)
@@ -444,6 +481,11 @@ class GroupConsumer:
     def _on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
         if error is not None and error.code() != KafkaError._NO_OFFSET:
             logger.warning("commit failed, the next one covers it: %s (%s)", error.str(), error.name())
+
+
+def positions_of(offsets: Mapping[TP, int], told: Mapping[TP, str]) -> list[TopicPartition]:
+    """As librdkafka takes them."""
+    return [TopicPartition(tp.topic, tp.partition, offset, told.get(tp, "")) for tp, offset in offsets.items()]
 
 
 def _tps(partitions: Iterable[TopicPartition]) -> frozenset[TP]:
