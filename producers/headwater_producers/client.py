@@ -88,9 +88,23 @@ class Client:
         self._thread = threading.Thread(target=self._poll_while_idle, name="headwater-producer", daemon=True)
 
     def __len__(self) -> int:
-        """Records not yet acknowledged or failed."""
+        """Records not yet acknowledged or failed, and log lines and errors of librdkafka that nobody has served yet;
+        ``pending`` leaves these out."""
         producer = self._producer
         return 0 if producer is None else len(producer)
+
+    def pending(self) -> int:
+        """Records not yet acknowledged or failed. Serves reports; approximate while another thread does."""
+        if not self._polling.acquire(timeout=_TICK):
+            return len(self)
+        try:
+            # What is counted and cannot be served is on its way.
+            while self._producer is not None and (counted := len(self._producer)):
+                if not self._served(self._producer.poll, 0.0):
+                    return counted
+            return 0
+        finally:
+            self._polling.release()
 
     def start(self) -> None:
         """Make the librdkafka producer; connecting is its own business and takes place later. Once is enough.
@@ -186,7 +200,7 @@ class Client:
         while self._producer is not None and len(self._producer) and (left := deadline - time.monotonic()) > 0:
             with self._polling:
                 self._served(self._producer.flush, min(_SLICE, left))
-        return len(self)
+        return self.pending()
 
     def close(self, timeout: float) -> Counter[str]:
         """Flush (see ``before_close``), give up what is left, stop. Gives how many records were given up, by topic;
@@ -229,13 +243,16 @@ class Client:
             finally:
                 self._polling.release()
 
-    def _served(self, call: Callable[[float], int], timeout: float) -> None:
-        """Let librdkafka call its reports, then wake who waits, count, complain. Under the polling lock."""
+    def _served(self, call: Callable[[float], int], timeout: float) -> int:
+        """Let librdkafka call its reports, then wake who waits, count, complain. Under the polling lock. Gives what
+        ``call`` gave."""
+        answer = 1
         try:
-            call(timeout)
+            answer = call(timeout)
         except Exception:  # whatever an ``on_delivery`` of ``emit_raw`` raised; it must not hit whoever polls
             _log.exception("the handler of a delivery report raised; the other reports go on")
         self._report()
+        return answer
 
     def _report(self) -> None:
         if self.woken:

@@ -98,8 +98,7 @@ class EventProducer:
 
     def __len__(self) -> int:
         """Events that are not resolved: neither acknowledged nor spooled nor failed."""
-        self._client.poll()  # librdkafka counts its unserved log lines and errors in
-        return len(self._client) if self._spooler is None else self._spooler.pending()
+        return self._client.pending() if self._spooler is None else self._spooler.pending()
 
     @property
     def degraded(self) -> bool:

@@ -83,6 +83,15 @@ def test_a_malformed_argument_says_what_to_pass(
     assert len(nowhere) == 0
 
 
+def test_what_librdkafka_logs_while_it_cannot_connect_is_not_counted_as_events(make_producer: MakeProducer) -> None:
+    for _ in range(40):
+        producer = make_producer(NOWHERE)
+        deadline = time.monotonic() + 0.025
+        while time.monotonic() < deadline:
+            assert len(producer) == 0
+        producer.close(0)
+
+
 def test_an_oversized_record_is_refused_before_the_queue(topic_name: str, make_producer: MakeProducer) -> None:
     producer = make_producer(NOWHERE, max_record_bytes=2000)
     producer.emit(topic_name, order(1, note="x" * 1000))
