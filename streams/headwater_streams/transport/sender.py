@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -167,9 +168,15 @@ class Sender:
     async def flush(self, timeout: float) -> int:
         """Wait up to ``timeout`` seconds until nothing awaits acknowledgement; returns how many still do."""
         assert self._loop is not None, "start() first"
-        left: int = await self._loop.run_in_executor(None, self.raw.flush, timeout)
+        left = await self._loop.run_in_executor(None, self._flush, timeout)
         self._dispatch()
         return left
+
+    def _flush(self, timeout: float) -> int:
+        try:
+            return self.raw.flush(timeout)
+        except KafkaException:
+            return len(self.raw)  # a fatal error, told by the error callback: nothing more will be sent
 
     async def close(self, timeout: float) -> None:
         """Flush and stop the delivery thread. What the broker did not acknowledge in time is logged as not sent."""
@@ -188,7 +195,10 @@ class Sender:
         assert self._producer is not None
         assert self._loop is not None
         while not self._stopping:
-            self._producer.poll(0.1)
+            try:
+                self._producer.poll(0.1)
+            except KafkaException:
+                time.sleep(0.1)  # a fatal error, told by the error callback; reports of what is given up still come
             if self._reports:
                 try:
                     self._loop.call_soon_threadsafe(self._dispatch)
