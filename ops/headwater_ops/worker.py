@@ -10,6 +10,7 @@ from typing import Any
 
 import faust
 
+from headwater_ops.collector import calm
 from headwater_schemas.errors import HeadwaterError, UsageError
 from headwater_streams.health import HealthServer
 
@@ -55,6 +56,7 @@ def run(app: faust.App, log_level: str) -> None:
     app.conf.web_enabled = False
     worker = _Worker(app, HealthServer(app), loglevel=log_level, redirect_stdouts=False, quiet=True)
     worker.spinner = None
+    calm()
     try:
         worker.execute_from_commandline()
     except SystemExit:

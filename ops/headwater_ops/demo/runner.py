@@ -13,6 +13,7 @@ from faust.types import TP
 from prometheus_client import REGISTRY
 
 from headwater_cache import RedisSettings
+from headwater_ops.collector import calm
 from headwater_ops.demo.backlog import Backlog
 from headwater_ops.demo.dataset import Dataset
 from headwater_ops.demo.entities import AIRLINE, AIRPORT, CONTRACTS, FLIGHT, PLANE, Entities
@@ -95,6 +96,7 @@ class Demo:
             StackUnavailable: the worker ended; the message has the end of its log.
             Unavailable: a server does not answer, or the pipeline does not come to rest.
         """
+        calm()  # the rows are here to stay
         started = time.monotonic()
         figures = Figures(flights=len(data.flights))
         verdict = Verdict()
