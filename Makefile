@@ -115,17 +115,20 @@ bench-codec: setup ## the codec against bare fastavro, as ratios
 	@$(BIN)/python bench/codec.py $(ARGS)
 
 # --- cache -------------------------------------------------------------------------------------------------------
-.PHONY: chaos-cache bench-stampede bench-cache
+.PHONY: chaos-cache bench-stampede bench-cache bench-cache-memory
 CACHE_BENCH := PYTHONPATH=tests $(BIN)/python bench
 
 chaos-cache: setup ## random schedules of the cache with accidents: ARGS="--schedules 10000 --json"
 	@$(CACHE_BENCH)/cache_chaos.py $(ARGS)
 
-bench-stampede: setup ## one cold key, 200 readers in 8 processes: loads and Redis commands
+bench-stampede: setup ## one cold key, 200 readers in 8 processes: loads and Redis commands, ours and others'
 	@$(CACHE_BENCH)/cache_stampede.py $(ARGS)
 
-bench-cache: setup ## the cache's hot paths against bare redis-py
+bench-cache: setup ## the cache's hot paths against bare redis-py and other caches
 	@$(CACHE_BENCH)/cache_paths.py $(ARGS)
+
+bench-cache-memory: setup ## bytes of Redis memory per entry, against plain keys and JSON
+	@$(CACHE_BENCH)/cache_memory.py $(ARGS)
 
 # --- streams -----------------------------------------------------------------------------------------------------
 .PHONY: chaos bench-handler bench-io

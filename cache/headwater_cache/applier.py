@@ -13,6 +13,7 @@ from headwater_cache.scripts import APPLY as APPLY_SCRIPT
 from headwater_cache.space import Space
 from headwater_cache.steps import Command, Step, evaluate_many
 from headwater_cache.versions import Version
+from headwater_schemas.errors import CacheUnavailable
 
 __all__ = ["OUTCOMES", "Applier"]
 
@@ -50,7 +51,7 @@ class Applier:
         chosen = newest(changes)
         entries = [self._entry(change, "T" if change.value is None else "V") for change in chosen]
         batch, mark = self._continuity.mark(spans)
-        letters = yield from self._run(entries, mark)
+        letters = yield from self._run(entries, [*mark, *self._wait()])
         results = dict(zip((change.key for change in chosen), letters, strict=True))
         yield from self._continuity.advance(batch, spans)
         self._observe(changes, chosen, letters)
@@ -75,7 +76,12 @@ class Applier:
         )
         return self._space.key(change.key), data, life
 
-    def _run(self, entries: Sequence[tuple[str, bytes, str]], mark: Sequence[Command]) -> Step[list[ApplyOutcome]]:
+    def _wait(self) -> list[Command]:
+        """Behind the batch, on its connection: how many replicas have it."""
+        space = self._space
+        return [("WAIT", space.replicas, space.replica_ms)] if space.replicas else []
+
+    def _run(self, entries: Sequence[tuple[str, bytes, str]], behind: Sequence[Command]) -> Step[list[ApplyOutcome]]:
         commands: list[Command] = []
         may_create = "1" if self._space.mode == "view" else "0"
         for start in range(0, len(entries), self._chunk):
@@ -85,7 +91,12 @@ class Applier:
                 keys.append(key)
                 args += data, "", life
             commands.append(APPLY_SCRIPT.call(keys, args))
-        replies = yield from evaluate_many([*commands, *mark])
+        replies = yield from evaluate_many([*commands, *behind])
+        if behind and behind[-1][0] == "WAIT" and replies[-1] < self._space.replicas:
+            raise CacheUnavailable(
+                f"{replies[-1]} of {self._space.replicas} replicas (HEADWATER_REDIS_REPLICAS) have the batch after "
+                f"{self._space.replica_ms} ms; apply it again"
+            )
         return [OUTCOMES[letter] for reply in replies[: len(commands)] for letter in reply]
 
     def _observe(self, changes: Sequence[Change], chosen: Sequence[Change], outcomes: Sequence[ApplyOutcome]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar
 
@@ -15,6 +15,7 @@ from headwater_cache.continuity import Continuity, Rewind, TopicPartition
 from headwater_cache.epochs import drop_epoch, go_live, live_epoch
 from headwater_cache.explain import Explanation, explain
 from headwater_cache.filter import KeyFilter
+from headwater_cache.hot import hot_keys, warm
 from headwater_cache.loads import Load, SourceReads
 from headwater_cache.lock import Lock
 from headwater_cache.near import NearCache, NearPolicy
@@ -92,8 +93,9 @@ class EntityCache(Generic[V]):
         time = clock or SystemClock()
         self._connection = Connection(name, settings, time)
         self._space = space = Space(
-            name, mode, check_domain(domain), policy or CachePolicy(), time, epoch, self._connection.cluster
-        )
+            name, mode, check_domain(domain), policy or CachePolicy(), time, epoch, self._connection.cluster,
+            settings.replicas, round(settings.timeout * 800),
+        )  # fmt: skip
         if near is not None and space.cluster:
             raise UsageError("a near cache hears from one primary: with redis+cluster:// pass near=None")
         if mode == "view":
@@ -415,6 +417,40 @@ class EntityCache(Generic[V]):
     async def aexplain(self, key: str) -> Explanation:
         """``explain`` for asyncio."""
         return await self._async(explain(self._space, key))
+
+    def hot_keys(self, count: int) -> list[str]:
+        """The keys that were read most of late, hottest first. Scans; needs a Redis with an LFU eviction policy.
+
+        Keep them outside of Redis, to ``warm`` another one with them.
+
+        Raises:
+            UsageError: Redis does not count reads, or this is a Cluster.
+        """
+        return self._sync(self._checked(hot_keys(self._space, count)))
+
+    async def ahot_keys(self, count: int) -> list[str]:
+        """``hot_keys`` for asyncio."""
+        return await self._async(self._checked(hot_keys(self._space, count)))
+
+    def warm(self, keys: Iterable[str], *, rate: float = 1000, progress: Callable[[int], None] | None = None) -> int:
+        """Load those of ``keys`` that are missing, before readers ask (cache mode); how many of them are there now.
+
+        Through the same leases as any read, so it may run beside the traffic and in several processes; keys that are
+        there cost one GET, so it may be stopped and begun again. Blocks; one load after the other (``awarm``: as many
+        at once as ``policy.loads``). Be ready for traffic when it has returned.
+
+        Args:
+            keys: hottest first.
+            rate: keys a second, at most.
+            progress: told after each batch how many are done.
+        """
+        return self._sync(self._checked(warm(self._space, self._sourced(), keys, rate, progress)))
+
+    async def awarm(
+        self, keys: Iterable[str], *, rate: float = 1000, progress: Callable[[int], None] | None = None
+    ) -> int:
+        """``warm`` for asyncio."""
+        return await self._async(self._checked(warm(self._space, self._sourced(), keys, rate, progress)))
 
     def stats(self, *, limit: int = 100_000) -> CacheStats:
         """Count what the live epoch holds, by a scan of at most ``limit`` entries. Blocks for many round trips."""

@@ -25,12 +25,15 @@ class RedisSettings:
             which made one GET hang for 25 s on a black hole.
         retries: further tries after a broken connection (never after a timeout: that would double the latency).
         max_connections: connections per process and kind of client; a caller waits ``timeout`` for a free one.
+        replicas: so many must have a batch of change events before it counts as applied (WAIT); 0 = do not wait. It
+            makes a failover lose less. No promise: a replica that did not answer may be the one that is promoted.
     """
 
     url: str
     timeout: float = 0.3
     retries: int = 1
     max_connections: int = 20
+    replicas: int = 0
 
     def __post_init__(self) -> None:
         if urlsplit(self.url).scheme not in _SCHEMES:
@@ -44,6 +47,11 @@ class RedisSettings:
             raise SettingError(f"retries={self.retries}: pass 0 to 3; each one adds to the latency of a caller")
         if self.max_connections < 1:
             raise SettingError(f"max_connections={self.max_connections}: pass at least 1")
+        if self.replicas < 0 or (self.replicas and urlsplit(self.url).scheme.endswith("+cluster")):
+            raise SettingError(
+                f"HEADWATER_REDIS_REPLICAS is {self.replicas}: pass 0 or more; with redis+cluster:// pass 0, because "
+                "WAIT speaks for one primary"
+            )
 
     def __repr__(self) -> str:
         """Without the password."""
@@ -58,7 +66,11 @@ class RedisSettings:
             SettingError: a value is malformed.
         """
         env = env or Environment()
-        return cls(url=env.text("HEADWATER_REDIS_URL"), timeout=env.duration("HEADWATER_REDIS_TIMEOUT"))
+        return cls(
+            url=env.text("HEADWATER_REDIS_URL"),
+            timeout=env.duration("HEADWATER_REDIS_TIMEOUT"),
+            replicas=env.integer("HEADWATER_REDIS_REPLICAS"),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,8 @@ class Space:
     clock: Clock
     fixed_epoch: int | None = None
     cluster: bool = False
+    replicas: int = 0
+    replica_ms: int = 0
     random: random.Random = field(default_factory=random.Random)
     epoch: int = 0
     prefix: str = ""

@@ -86,6 +86,7 @@ SETTINGS: tuple[Setting, ...] = (
         secret=True,
     ),
     Setting("HEADWATER_REDIS_TIMEOUT", "300ms", "Time limit of one Redis command and of one connection attempt."),
+    Setting("HEADWATER_REDIS_REPLICAS", "0", "Replicas that must have a batch of changes before it counts as applied."),
     # Producer
     Setting(
         "HEADWATER_PRODUCER_QUEUE_RECORDS",

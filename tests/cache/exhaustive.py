@@ -85,7 +85,7 @@ class Explorer:
     _known: dict[tuple[int, tuple[Any, ...]], Request | Ended] = field(default_factory=dict)
     _tokens: Iterator[str] = field(default_factory=lambda: iter(()))
 
-    def token(self, _: int | None = None) -> str:
+    def token(self, nbytes: int | None = None) -> str:
         """Stands in for ``secrets.token_hex``: an actor that is played again must use the same."""
         return next(self._tokens)
 

@@ -107,6 +107,41 @@ def test_an_incomplete_url_says_what_is_missing(url: str) -> None:
         cache.get("a")
 
 
+def test_a_batch_that_no_replica_has_is_not_applied(tmp_path: Path, name: str) -> None:
+    """With ``replicas=1`` its watermark stands still until one has it (R19)."""
+    for part in ("primary", "replica"):
+        (tmp_path / part).mkdir()
+    primary = RedisServer(tmp_path / "primary", "--repl-diskless-sync-delay", "0")
+    replica = RedisServer(
+        tmp_path / "replica", "--replicaof", f"127.0.0.1 {primary.port}", "--repl-diskless-sync-delay", "0"
+    )
+    try:
+        settings = RedisSettings(primary.url, timeout=1, replicas=1)
+        with EntityCache[int](name, settings, cold="miss") as cache, primary.client() as here:
+            here.set("first", 1)
+            assert here.wait(1, 5000) == 1
+            cache.check_continuity({P0: 0})
+            cache.apply_many([at(0, "a")])
+            with replica.client() as there:
+                assert there.exists(f"{{{name}:1:a}}") == 1
+            replica.kill()
+            with pytest.raises(CacheUnavailable, match="0 of 1 replicas"):
+                cache.apply_many([at(1, "b")])
+            assert cache.explain("b").watermarks == {"flights.changes:0": 1}
+    finally:
+        replica.kill()
+        primary.kill()
+
+
+@pytest.mark.parametrize(
+    ("url", "replicas"), [("redis://127.0.0.1", -1), ("redis+cluster://127.0.0.1:1", 1)], ids=["negative", "cluster"]
+)
+def test_a_number_of_replicas_that_can_not_be_is_refused(url: str, replicas: int) -> None:
+    """WAIT speaks for one primary."""
+    with pytest.raises(SettingError, match="REPLICAS"):
+        RedisSettings(url, replicas=replicas)
+
+
 def test_a_sentinel_failover_is_followed_and_repaired(tmp_path: Path, name: str) -> None:
     """The primary dies; the cache finds the new one, and is told to rewind if that lacks what was applied (R19)."""
     for part in ("primary", "replica", "sentinel"):

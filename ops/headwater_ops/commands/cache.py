@@ -119,22 +119,54 @@ def invalidate(
             typer.echo(f"{entity}: invalidated what carries {', '.join(tags)}")
 
 
+@app.command("hot")
+def hot(
+    entity: Entity, top: Annotated[int, typer.Option(min=1, help="How many.")] = 10_000, domain: Domain = "log"
+) -> None:
+    """Print the keys of ENTITY that are read most, one a line, hottest first: for `warm --keys`. Scans.
+
+    Redis must count reads: maxmemory-policy allkeys-lfu or volatile-lfu.
+    """
+    from headwater_cache import EntityCache, RedisSettings
+    from headwater_ops.stack.endpoints import environment
+
+    with EntityCache[Any](entity, RedisSettings.from_env(environment()), mode="cache", domain=domain) as cache:
+        for key in cache.hot_keys(top):
+            typer.echo(key)
+
+
 @app.command("warm")
 def warm(
-    entity: Entity,
+    entity: Annotated[str, typer.Argument(help="A view, such as flight; or MODULE:CACHE, a cache with its source.")],
+    keys: Annotated[
+        typer.FileText | None, typer.Option(help="MODULE:CACHE: file of keys to load, one a line; - = stdin.")
+    ] = None,
     topic: Topic = None,
     topic_epoch: Annotated[int, typer.Option(min=0, help="Epoch of the topic, as the cache sync has it.")] = 0,
-    rate: Annotated[int, typer.Option(min=1, help="Changes per second, at most.")] = 50_000,
+    rate: Annotated[
+        int | None, typer.Option(min=1, help="Changes (50,000) or loads (1,000) per second, at most.")
+    ] = None,
     swap: Annotated[bool, typer.Option(help="Make the new epoch the live one when it has caught up.")] = True,
 ) -> None:
     """Fill the view ENTITY anew from its change topic, beside the live one, and swap them at once.
 
     Stop it and run it again: it goes on where it stopped. The retired epoch is deleted after the swap.
+
+    For a cache: load the keys of a file from its source, where they are missing. MODULE:CACHE names the EntityCache of
+    your code, such as shop.caches:orders.
     """
+    if ":" in entity:
+        if keys is None:
+            raise UsageError(f"say which keys of {entity} to load: --keys FILE, as `headwater cache hot` printed them")
+        done = _warm_cache(entity, [line.rstrip("\n") for line in keys if line.strip()], rate or 1000)
+        typer.echo(f"{entity}: {done} keys are there")
+        return
+    if keys is not None:
+        raise UsageError(f"{entity} is a view and is filled from its topic; --keys needs MODULE:CACHE")
     from headwater_ops.stack.endpoints import environment
     from headwater_ops.warming import warm_view
 
-    epoch, changes = warm_view(environment(), entity, topic, topic_epoch=topic_epoch, rate=rate, swap=swap)
+    epoch, changes = warm_view(environment(), entity, topic, topic_epoch=topic_epoch, rate=rate or 50_000, swap=swap)
     typer.echo(f"{entity}: {changes} changes applied to epoch {epoch}, {'now live' if swap else 'not live yet'}")
 
 
@@ -181,6 +213,34 @@ def audit(
         print_table(("entity", "within", "changes", "wrong", "consistent"), rows)
     if any(violation.age >= 10 for violation in wrong):
         raise typer.Exit(1)
+
+
+def _warm_cache(target: str, keys: list[str], rate: int) -> int:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    cache = _imported(target)
+    columns = (TextColumn(target), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with cache, Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task("", total=len(keys))
+        return cache.warm(keys, rate=rate, progress=lambda done: progress.update(bar, completed=done))
+
+
+def _imported(target: str) -> EntityCache[Any]:
+    import sys
+    from importlib import import_module
+
+    from headwater_cache import EntityCache
+
+    module, _, name = target.partition(":")
+    sys.path.insert(0, "")  # as `python -m` does
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as exc:
+        raise UsageError(f"{target}: {exc}; pass MODULE:CACHE, such as shop.caches:orders") from exc
+    if not isinstance(found, EntityCache):
+        raise UsageError(f"{target} is {type(found).__name__}, not an EntityCache")
+    return found
 
 
 def _open(entity: str, domain: str) -> EntityCache[Any]:
