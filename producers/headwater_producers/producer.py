@@ -74,6 +74,7 @@ class EventProducer:
         self._codec = registry if isinstance(registry, Codec) else Codec(catalogue, registry)
         self._envelope = Envelope(source, clock or SystemClock())
         self._settings = settings
+        self._own_registry: Registry | None = None
         self._pace = None if settings.rate is None else Pace(settings.rate, SystemClock())
         self._client = Client(settings)
         self._client.on_fork.append(self._envelope.renew)
@@ -94,7 +95,9 @@ class EventProducer:
         """
         env = env or Environment()
         registry = Registry(RegistrySettings.from_env(env))
-        return cls(ProducerSettings.from_env(env), Catalogue.from_env(env), registry, source=source)
+        producer = cls(ProducerSettings.from_env(env), Catalogue.from_env(env), registry, source=source)
+        producer._own_registry = registry
+        return producer
 
     def __len__(self) -> int:
         """Events that are not resolved: neither acknowledged nor spooled nor failed."""
@@ -285,6 +288,8 @@ class EventProducer:
             BrokerUnavailable: events were given up.
         """
         given_up = self._client.close(self._patience(timeout))
+        if self._own_registry is not None:
+            self._own_registry.close()
         if given_up:
             lost = ", ".join(f"{count} to {topic}" for topic, count in sorted(given_up.items()))
             raise BrokerUnavailable(f"closed with events not acknowledged: {lost}")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import fastavro
+import psutil
 import pytest
 
+from headwater_ops.stack import Endpoints
 from headwater_producers import EventProducer
 from headwater_schemas.catalogue import Catalogue
 from headwater_schemas.clock import ManualClock
@@ -34,6 +38,21 @@ def test_a_value_is_magic_byte_registered_id_and_avro(
     assert fresh.versions(f"{topic}-value") == [written_with]
     fresh.close()
     registry.close()
+
+
+def test_a_producer_by_the_settings_alone_lets_go_of_all_that_it_opened(
+    endpoints: Endpoints, topic: str, tmp_path: Path
+) -> None:
+    (tmp_path / "contracts").mkdir()
+    (tmp_path / "contracts" / "Order.avsc").write_text(json.dumps(SCHEMA), "utf-8")
+    (tmp_path / "topics.toml").write_text(f'[topics."{topic}"]\nschema = "Order"\n', "utf-8")
+    env = Environment(endpoints.settings() | {"HEADWATER_CONTRACTS": str(tmp_path)})
+    before = set(psutil.Process().net_connections())
+    with EventProducer.from_env(source="orders", env=env) as producer:
+        producer.emit(topic, order(1), key="o-1").result(20)
+        assert set(psutil.Process().net_connections()) > before
+    assert set(psutil.Process().net_connections()) <= before
+    assert len(read_all(endpoints.bootstrap, topic)) == 1
 
 
 def test_headers_are_those_of_the_cloudevents_binding(

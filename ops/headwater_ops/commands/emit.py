@@ -43,8 +43,10 @@ def command(
         settings = replace(settings, rate=per_second(rate))
     read = _reader(catalogue.schema(catalogue.topic(topic).schema), key)
     progress = _Progress(quiet)
-    registry = Registry(RegistrySettings.from_env(env))
-    with EventProducer(settings, catalogue, registry, source=source) as producer:
+    with (
+        Registry(RegistrySettings.from_env(env)) as registry,
+        EventProducer(settings, catalogue, registry, source=source) as producer,
+    ):
         for batch in _batches(_emitted(producer, topic, read), settings.rate or _BATCH):
             for delivery in batch:
                 delivery.result()
