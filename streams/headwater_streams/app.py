@@ -121,6 +121,7 @@ class StreamApp(faust.App):
         self.transactions: Transactions | None = None
         self._transactional: TransactionalSender | None = None
         self.specs: list[HandlerSpec] = []
+        self._gone: list[Callable[[frozenset[TP]], None]] = []
         self.clock = clock or SystemClock()
         self.worker_metrics = WorkerMetrics(id)
         self.pool: HandlerPool | None = None
@@ -249,6 +250,21 @@ class StreamApp(faust.App):
             },
         )
 
+    def partitions_gone(self, function: Callable[[frozenset[TP]], None]) -> Callable[[frozenset[TP]], None]:
+        """Decorator: call ``function`` with partitions of handled topics that are no longer this worker's.
+
+        For handlers that keep state per partition: drop it there, since others go on from here. Called in the event
+        loop, between the last record of those partitions and whatever comes if they return; also when a transaction
+        was aborted and its records are read again. It must not block. Partitions that were never read are named too.
+        """
+        self._gone.append(function)
+        return function
+
+    def tell_gone(self, partitions: frozenset[TP]) -> None:
+        """Call what ``partitions_gone`` registered."""
+        for function in self._gone:
+            function(partitions)
+
     def _declare(self, topics: tuple[str, ...], options: dict[str, Any]) -> Callable[[F], F]:
         def declare(function: F) -> F:
             spec = HandlerSpec.of(function, topics, **options)
@@ -311,6 +327,7 @@ class StreamApp(faust.App):
             self._crash_soon,
             reading_fences(consumer.transport.kafka),
             exact=self.processing == "transactional",
+            on_gone=self.tell_gone,
         )
         if self._transactional is not None:
             self.transactions = consumer.handler_transactions = Transactions(

@@ -138,6 +138,14 @@ def _latest(entity: str, partition: int) -> dict[str, tuple[int, Value]]:
 flights = Memory(_restored_flights)
 boards = Memory(_restored_boards)
 
+
+@app.partitions_gone
+def forget(partitions: frozenset[TP]) -> None:
+    """Another worker goes on with these; what it does to them is not seen here."""
+    flights.forget(tp.partition for tp in partitions if tp.topic in FLIGHT_TOPICS)
+    boards.forget(tp.partition for tp in partitions if tp.topic in (LEGS, WEATHER))
+
+
 for entity in CONTRACTS:
     sync_cache(app, EntityCache[bytes](entity, RedisSettings.from_env(app.env)))
 install(app, write_report)

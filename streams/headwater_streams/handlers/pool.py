@@ -90,6 +90,7 @@ class HandlerPool:
         hold: seconds for which a batch may wait for its handler before the handler's partitions are paused, so that
             others go on. Short waits are cheaper than a pause, which drops what was fetched ahead.
         exact: tell with every commit what is settled beyond its offset (see ``ahead``), not only of retry topics.
+        on_gone: called when main partitions of handled topics are no longer ours, after what ran of them has finished.
     """
 
     def __init__(
@@ -102,8 +103,10 @@ class HandlerPool:
         *,
         hold: float = 0.25,
         exact: bool = False,
+        on_gone: Callable[[frozenset[TP]], None] = lambda _: None,
     ) -> None:
         self._group = group
+        self._on_gone = on_gone
         self._metrics = metrics
         self._on_crash = on_crash
         self._fences = fences
@@ -261,6 +264,7 @@ class HandlerPool:
         for tp in families:
             self._committed.pop(tp, None)
             self._told.pop(tp, None)
+        self._on_gone(frozenset(tp for tp in families if self._family_of[tp.topic].topic == tp.topic))
 
     def _whole(self, partitions: Collection[TP]) -> set[TP]:
         """The partitions with all their siblings."""

@@ -99,7 +99,12 @@ class StreamKit:
         ]
         fed = [*runners, *((one, None) for one in orphans)]
         self._pool = HandlerPool(
-            self.broker, fed, WorkerMetrics(self.app.conf.id), self.crashes.append, self.broker.fences
+            self.broker,
+            fed,
+            WorkerMetrics(self.app.conf.id),
+            self.crashes.append,
+            self.broker.fences,
+            on_gone=self.app.tell_gone,
         )
         self._pool.start()
         ours = {TP(topic, number) for topic in self._pool.topics for number in range(self._partitions)}
@@ -167,6 +172,7 @@ class StreamKit:
         """Lose everything that is in memory, as kill -9 does. ``start`` again to go on from what is committed."""
         if self._pool is not None:
             await self._pool.close()
+            self._pool.drop()
             self._pool = None
 
     # -- looking --------------------------------------------------------------------------------------------------
