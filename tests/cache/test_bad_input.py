@@ -106,7 +106,7 @@ def test_what_is_no_version_is_refused(number: int) -> None:
         version(number)
 
 
-def test_versions_up_to_64_bits_keep_their_order() -> None:
+def test_r30_versions_up_to_64_bits_keep_their_order() -> None:
     """Beyond 2^53 a Lua number would lose bits, beyond 2^63 an SQL bigint ends; text compares all of them (R30)."""
     numbers = [0, 1, 2**53, 2**53 + 1, 2**63 - 1, 2**63, 2**63 + 1, 2**64 - 1]
     assert sorted(map(version, reversed(numbers))) == list(map(version, numbers))

@@ -31,7 +31,7 @@ def live(redis_url: str, name: str, log: MemoryLog, clock: ManualClock) -> Itera
         yield cache
 
 
-def test_a_new_epoch_takes_over_at_once_when_it_is_ready(
+def test_r15_a_new_epoch_takes_over_at_once_when_it_is_ready(
     live: EntityCache[int], redis_url: str, name: str, log: MemoryLog, clock: ManualClock
 ) -> None:
     """A key whose tombstone was compacted away stays deleted: the new epoch never had it (R15)."""

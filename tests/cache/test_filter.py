@@ -46,7 +46,7 @@ def test_made_up_keys_do_not_reach_the_source(cache: EntityCache[int], keys: Key
     assert len(cache.get_many([str(number) for number in range(100)])) == 100
 
 
-def test_it_rules_nothing_out_before_it_has_caught_up_or_when_it_lags(
+def test_r12_it_rules_nothing_out_before_it_has_caught_up_or_when_it_lags(
     cache: EntityCache[int], keys: KeyFilter, table: Table, clock: ManualClock
 ) -> None:
     """A filter that does not know everything must not judge (R12)."""
@@ -60,7 +60,7 @@ def test_it_rules_nothing_out_before_it_has_caught_up_or_when_it_lags(
     assert cache.get("b") == 2
 
 
-def test_a_writer_adds_its_key_before_it_commits(cache: EntityCache[int], keys: KeyFilter, table: Table) -> None:
+def test_r12_a_writer_adds_its_key_before_it_commits(cache: EntityCache[int], keys: KeyFilter, table: Table) -> None:
     """Nobody of this process is told that the committed row is missing (R12)."""
     keys.caught_up()
     seen = []

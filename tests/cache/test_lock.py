@@ -68,7 +68,7 @@ async def test_coroutines_take_turns(cache: EntityCache[int]) -> None:
     await cache.aclose()
 
 
-def test_a_holder_that_slept_past_the_end_is_told_and_can_be_told_by_its_token(
+def test_r10_a_holder_that_slept_past_the_end_is_told_and_can_be_told_by_its_token(
     cache: EntityCache[int], raw: redis.Redis, name: str
 ) -> None:
     """It keeps believing; the larger token of the next holder is what tells them apart (R10)."""

@@ -106,7 +106,7 @@ async def test_it_serves_coroutines_too(near: EntityCache[int]) -> None:
     await near.aclose()
 
 
-def test_every_write_of_another_process_is_heard(near: EntityCache[int], other: EntityCache[int]) -> None:
+def test_r24_every_write_of_another_process_is_heard(near: EntityCache[int], other: EntityCache[int]) -> None:
     """50 of 50 keys: the failure of another client-side cache on RESP3 was silence (R24)."""
     keys = [f"k{number}" for number in range(50)]
     for key in keys:
@@ -130,7 +130,7 @@ def test_an_event_is_heard_as_a_write_is(near: EntityCache[int], other: EntityCa
     eventually(lambda: near.get("a") == 2)
 
 
-def test_a_read_that_a_write_overtook_is_not_kept(
+def test_r24_a_read_that_a_write_overtook_is_not_kept(
     near: EntityCache[int], other: EntityCache[int], port: RespPort
 ) -> None:
     """The reader has the old value from Redis and sleeps; the invalidation drops its reservation (R24)."""
@@ -152,7 +152,7 @@ def test_a_read_that_a_write_overtook_is_not_kept(
     assert near._near.get("a") is None
 
 
-def test_an_own_write_is_read_back(near: EntityCache[int]) -> None:
+def test_r25_an_own_write_is_read_back(near: EntityCache[int]) -> None:
     """The writer forgets its copy before the write returns (R25)."""
     near.put("a", 0)
     keep(near, "a")

@@ -294,7 +294,47 @@ def test_r22_a_tag_invalidated_during_a_load_drops_what_it_brings(one: Process, 
     assert again.finish() == Reading(2, version(1))
 
 
-def test_a_tombstone_beats_a_value_of_the_same_version(one: Process, table: Table) -> None:
+def test_r23_a_value_of_two_tables_follows_both(one: Process, two: Process) -> None:
+    """A join has the version of one of its rows. What it depends on are tags; an event of either table drops it.
+
+    The load had read the plane before that changed, and the event came before the fill: it does not survive either.
+    """
+    flights, planes = {"k": ("N1", 1)}, {"N1": 200}
+
+    def join() -> Loaded[int]:
+        tail, number = flights["k"]
+        return Loaded(planes[tail], number, ("flight:k", f"plane:{tail}"))
+
+    def read(process: Process) -> Driven[Reading[int]]:
+        return Driven(process.port, process.cache._sourced().through("k", join, ()))
+
+    slow = read(one).through(Call)
+    planes["N1"] = 201
+    two.finish(invalidate_tags(two.cache._space, ["plane:N1"]))  # the event of the plane
+    assert slow.finish().value == 200
+    assert read(two).finish() == Reading(201, version(1))
+    assert read(one).finish() == Reading(201, version(1))
+
+    flights["k"], planes["N2"] = ("N2", 2), 300
+    two.finish(invalidate_tags(two.cache._space, ["flight:k"]))  # the event of the flight
+    assert read(one).finish() == Reading(300, version(2))
+    two.finish(invalidate_tags(two.cache._space, ["plane:N1"]))  # of a plane that is no longer its
+    assert read(one).through(Ask).finish() == Reading(300, version(2))
+
+
+def test_r17_transactions_that_interleave_are_compared_per_key_only(one: Process, table: Table) -> None:
+    """The log is in commit order, positions are not: a position that went back for one key is news for another."""
+    late = Change("a", version("0/50"), VALUES.encode(5)[1])  # began early, committed late
+    early = Change("b", version("0/90"), VALUES.encode(9)[1])
+    for key in ("a", "b"):
+        one.put(1, key).finish()
+
+    assert one.events(early) == ["applied"]
+    assert one.events(late) == ["applied"]
+    assert (one.read("a").finish().value, one.read("b").finish().value) == (5, 9)
+
+
+def test_r17_a_tombstone_beats_a_value_of_the_same_version(one: Process, table: Table) -> None:
     """A change of primary key gives its delete and its insert one LSN; both orders end alike."""
     one.put(1).finish()
     delete = Change("k", version(1), None)
@@ -304,7 +344,7 @@ def test_a_tombstone_beats_a_value_of_the_same_version(one: Process, table: Tabl
     assert one.state == "T"
 
 
-def test_a_crash_anywhere_in_a_write_or_a_read_is_healed(port: RespPort, redis_url: str, name: str) -> None:
+def test_r3_a_crash_anywhere_in_a_write_or_a_read_is_healed(port: RespPort, redis_url: str, name: str) -> None:
     """Kill -9 at every request of a put, a delete and a read: after the events the cache agrees with the table (I2)."""
     for action in ("put", "delete", "read"):
         for at in range(5):

@@ -112,7 +112,7 @@ def test_any_order_and_repetition_of_events_gives_the_same_state(
 
 @settings(max_examples=50, deadline=None, suppress_health_check=FIXTURE)
 @given(data=st.data())
-def test_events_keep_a_present_entry_at_the_newest_version(port: RespPort, data: st.DataObject) -> None:
+def test_r27_events_keep_a_present_entry_at_the_newest_version(port: RespPort, data: st.DataObject) -> None:
     """Present entries are updated in place, not dropped: no herd after a mass update (R27), nothing goes back (I1)."""
     events: list[Event] = [(number, "V") for number in range(2, 8)]
     order = data.draw(st.permutations(events))
@@ -138,6 +138,6 @@ def _event(key: str, event: Event, view: bool) -> Command:
     first=st.tuples(st.integers(0, 10**10 - 1), st.integers(0, 2**64 - 1)),
     second=st.tuples(st.integers(0, 10**10 - 1), st.integers(0, 2**64 - 1)),
 )
-def test_versions_compare_as_their_numbers(first: tuple[int, int], second: tuple[int, int]) -> None:
+def test_r30_versions_compare_as_their_numbers(first: tuple[int, int], second: tuple[int, int]) -> None:
     """Fixed-width text orders 64-bit numbers exactly; Lua's doubles would not above 2^53 (R30)."""
     assert (log_version(*first) < log_version(*second)) == (first < second)

@@ -104,7 +104,7 @@ def test_a_soft_expired_value_is_served_and_refreshed_behind(make: Make, table: 
     assert table.loads == 1
 
 
-def test_refreshes_are_rationed(make: Make, table: Table, clock: ManualClock) -> None:
+def test_r27_refreshes_are_rationed(make: Make, table: Table, clock: ManualClock) -> None:
     """A mass expiry reaches the source as a trickle (R27)."""
     cache = make(CachePolicy(jitter=0, early=0, refreshes=3), clock=clock)
     for key in map(str, range(20)):
@@ -117,7 +117,7 @@ def test_refreshes_are_rationed(make: Make, table: Table, clock: ManualClock) ->
     assert table.loads == 3
 
 
-def test_expiries_are_spread(make: Make, raw: redis.Redis, name: str) -> None:
+def test_r27_expiries_are_spread(make: Make, raw: redis.Redis, name: str) -> None:
     """What is written together does not expire together (R27)."""
     cache = make(CachePolicy())
     for key in map(str, range(30)):
@@ -189,7 +189,7 @@ def test_max_staleness_loads_what_may_be_older(make: Make, table: Table, clock: 
     assert table.loads == 2
 
 
-def test_a_newer_token_reads_the_source(make: Make, table: Table) -> None:
+def test_r26_a_newer_token_reads_the_source(make: Make, table: Table) -> None:
     """Another service wrote; its token is honoured though the cache has an older value (R26, I9)."""
     cache = make()
     cache.put("a", 1)
@@ -237,7 +237,7 @@ def test_a_write_succeeds_while_redis_is_away(table: Table) -> None:
         assert table.rows["a"] == (1, 1)
 
 
-def test_a_dead_redis_costs_a_few_timeouts_and_then_nothing(table: Table) -> None:
+def test_r29_a_dead_redis_costs_a_few_timeouts_and_then_nothing(table: Table) -> None:
     """The breaker opens; a slow server is a bad one too (R29)."""
     import socket
 
@@ -258,7 +258,7 @@ def test_a_dead_redis_costs_a_few_timeouts_and_then_nothing(table: Table) -> Non
     assert worst < 2 * settings.timeout + 0.1
 
 
-async def test_coroutines_of_one_process_share_one_flight(make: Make, table: Table) -> None:
+async def test_r28_coroutines_of_one_process_share_one_flight(make: Make, table: Table) -> None:
     """A hot key that is cold: one load, however many ask (R28)."""
     cache = make(policy=CachePolicy(wait="5s"))
     loads = 0
@@ -317,7 +317,7 @@ async def test_a_cancelled_load_lets_another_fly(make: Make, table: Table) -> No
     await cache.aclose()
 
 
-def test_waiters_of_other_processes_wait_and_then_a_few_pass(
+def test_r28_waiters_of_other_processes_wait_and_then_a_few_pass(
     make: Make, table: Table, raw: redis.Redis, name: str
 ) -> None:
     """The lease holder hangs: B readers go to the source without storing, the rest get a typed error (R28, I6)."""

@@ -112,7 +112,7 @@ async def until(cache: EntityCache[int], expected: dict[str, int], seconds: floa
         pytest.fail(f"expected {expected}, found {found}")
 
 
-async def test_partitions_are_compared_with_redis_when_they_are_assigned(place: Place) -> None:
+async def test_r19_partitions_are_compared_with_redis_when_they_are_assigned(place: Place) -> None:
     """While the worker was away Redis was emptied; no event comes by, and yet everything is replayed (R19, R20)."""
     place.change(a=1, b=2, c=3)
     place.change(c=None, d=4)
@@ -133,7 +133,7 @@ async def test_partitions_are_compared_with_redis_when_they_are_assigned(place: 
         assert {rewind.reason for _, rewind in cache.compared if rewind is not None} == {"emptied"}
 
 
-async def test_a_redis_that_dies_and_comes_back_empty_is_filled_again(place: Place) -> None:
+async def test_r19_a_redis_that_dies_and_comes_back_empty_is_filled_again(place: Place) -> None:
     """Meanwhile the worker waits; it loses nothing and needs no restart (R19, R20)."""
     place.change(a=1, b=2)
     async with place.worker() as cache:

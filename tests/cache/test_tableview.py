@@ -105,7 +105,7 @@ def test_a_table_is_filled_by_chunks_and_followed(cache: EntityCache[Any], table
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_what_changes_in_the_window_of_a_chunk_is_taken_from_the_log(
+def test_r14_what_changes_in_the_window_of_a_chunk_is_taken_from_the_log(
     cache: EntityCache[Any], table: Hooked, database: Database, moment: str
 ) -> None:
     """Between the watermarks: rows of the chunk are updated, deleted, inserted and renamed (R14)."""
@@ -125,7 +125,7 @@ def test_what_changes_in_the_window_of_a_chunk_is_taken_from_the_log(
     assert held(cache)["1"] == "departed"
 
 
-def test_a_transaction_that_spans_the_window_is_not_overwritten(
+def test_r17_a_transaction_that_spans_the_window_is_not_overwritten(
     cache: EntityCache[Any], table: Hooked, database: Database, database_url: str
 ) -> None:
     """Its changes stand in the log before the low watermark, its commit after the high one (R17)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from cache.redis_server import RedisServer, free_port
 from headwater_cache import (
     Change,
     EntityCache,
+    MsgpackValues,
     NearPolicy,
     Position,
     RedisSettings,
@@ -32,7 +33,7 @@ def at(offset: int, key: str) -> Change:
 
 
 @pytest.fixture
-def cluster_url(tmp_path: Path) -> Iterator[str]:
+def cluster(tmp_path: Path) -> Iterator[list[RedisServer]]:
     """Three primaries that share the slots."""
     arguments = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
     servers = []
@@ -51,12 +52,17 @@ def cluster_url(tmp_path: Path) -> Iterator[str]:
         while not all(_whole(client) for client in clients):
             assert time.monotonic() < deadline, "the cluster did not form"
             time.sleep(0.05)
-        yield "redis+cluster://" + ",".join(f"127.0.0.1:{server.port}" for server in servers)
+        yield servers
     finally:
         for client in clients:
             client.close()
         for server in servers:
             server.kill()
+
+
+@pytest.fixture
+def cluster_url(cluster: list[RedisServer]) -> str:
+    return "redis+cluster://" + ",".join(f"127.0.0.1:{server.port}" for server in cluster)
 
 
 def _do(client: redis.Redis, *command: object) -> Any:
@@ -107,7 +113,7 @@ def test_an_incomplete_url_says_what_is_missing(url: str) -> None:
         cache.get("a")
 
 
-def test_a_batch_that_no_replica_has_is_not_applied(tmp_path: Path, name: str) -> None:
+def test_r19_a_batch_that_no_replica_has_is_not_applied(tmp_path: Path, name: str) -> None:
     """With ``replicas=1`` its watermark stands still until one has it (R19)."""
     for part in ("primary", "replica"):
         (tmp_path / part).mkdir()
@@ -142,45 +148,130 @@ def test_a_number_of_replicas_that_can_not_be_is_refused(url: str, replicas: int
         RedisSettings(url, replicas=replicas)
 
 
-def test_a_sentinel_failover_is_followed_and_repaired(tmp_path: Path, name: str) -> None:
-    """The primary dies; the cache finds the new one, and is told to rewind if that lacks what was applied (R19)."""
-    for part in ("primary", "replica", "sentinel"):
-        (tmp_path / part).mkdir()
-    primary = RedisServer(tmp_path / "primary", "--repl-diskless-sync-delay", "0")
-    replica = RedisServer(
-        tmp_path / "replica", "--replicaof", f"127.0.0.1 {primary.port}", "--repl-diskless-sync-delay", "0"
-    )
-    config = tmp_path / "sentinel" / "sentinel.conf"
-    config.write_text(
-        f"sentinel monitor main 127.0.0.1 {primary.port} 1\n"
-        "sentinel down-after-milliseconds main 300\nsentinel failover-timeout main 3000\n"
-    )
-    sentinel = RedisServer(tmp_path / "sentinel", "--sentinel", config=config)
+def test_r19_a_sentinel_failover_is_followed_and_repaired(tmp_path: Path, name: str) -> None:
+    """Three sentinels agree that the primary is dead; the cache finds the new one and replays what that lacks."""
+    primary = RedisServer(_folder(tmp_path, "primary"), "--repl-diskless-sync-delay", "0")
+    of = ("--replicaof", f"127.0.0.1 {primary.port}", "--repl-diskless-sync-delay", "0")
+    replica = RedisServer(_folder(tmp_path, "replica"), *of)
+    sentinels = [_sentinel(_folder(tmp_path, f"sentinel{number}"), primary.port) for number in range(3)]
     try:
-        settings = RedisSettings(f"redis+sentinel://127.0.0.1:{sentinel.port}/main/0", timeout=1)
+        hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in sentinels)
+        settings = RedisSettings(f"redis+sentinel://{hosts}/main/0", timeout=1)
         with EntityCache[int](name, settings, cold="miss") as cache, primary.client() as here:
             cache.check_continuity({P0: 0})
             cache.apply_many([at(0, "a")])
             here.set("last", 1)
             assert here.wait(1, 4000) == 1
-            cache.apply_many([at(1, "b")])
+            _await_quorum(sentinels)
+            cache.apply_many([at(number, f"k{number}") for number in range(1, 50)])
             primary.kill()
-            rewind = _until_there(cache)
+            rewind = _until_there(cache, 50)
 
             assert rewind in (None, Rewind("failover", {P0: 1}))  # as quick as the replica was
-            cache.apply_many([at(1, "b")])
-            assert cache.get_many(["a", "b"]) == {"a": 1, "b": 1}
-            assert cache.check_continuity({P0: 2}) is None
+            cache.apply_many([at(number, f"k{number}") for number in range(1, 50)])
+            keys = ["a", *(f"k{number}" for number in range(1, 50))]
+            assert cache.get_many(keys) == dict.fromkeys(keys, 1)
+            assert cache.check_continuity({P0: 50}) is None
     finally:
-        for server in (sentinel, replica, primary):
+        for server in (*sentinels, replica, primary):
             server.kill()
 
 
-def _until_there(cache: EntityCache[int]) -> Rewind | None:
+def _folder(parent: Path, name: str) -> Path:
+    folder = parent / name
+    folder.mkdir()
+    return folder
+
+
+def _sentinel(folder: Path, port: int) -> RedisServer:
+    config = folder / "sentinel.conf"
+    config.write_text(
+        f"sentinel monitor main 127.0.0.1 {port} 2\n"
+        "sentinel down-after-milliseconds main 300\nsentinel failover-timeout main 3000\n"
+    )
+    return RedisServer(folder, "--sentinel", config=config)
+
+
+def _await_quorum(sentinels: list[RedisServer]) -> None:
+    """Until they know each other, and the replica."""
+    deadline = time.monotonic() + 30
+    for sentinel in sentinels:
+        with redis.Redis(port=sentinel.port, decode_responses=True) as client:
+            while True:
+                known: Any = client.sentinel_master("main")
+                if int(known["num-other-sentinels"]) == 2 and int(known["num-slaves"]) == 1:
+                    break
+                assert time.monotonic() < deadline, "the sentinels did not find each other"
+                time.sleep(0.1)
+
+
+async def test_slots_that_move_are_followed(cluster: list[RedisServer], cluster_url: str, name: str) -> None:
+    """Every slot of one primary moves to another while keys are written, read and applied."""
+    log = MemoryLog("flights.changes")
+    keys = [f"k{number}" for number in range(40)]
+    with EntityCache[int](name, RedisSettings(cluster_url, timeout=1), log=log, cold="miss") as cache:
+        for key in keys:
+            cache.put(key, 1)
+        source, target = cluster[0], cluster[1]
+        names = _slots_of(source, name)
+        assert names
+        moved = 0
+        for slot, held in names.items():
+            mine = [key for key in keys if f"{{{name}:1:{key}}}".encode() in held]
+            moved += len(mine)
+
+            def write(mine: list[str] = mine) -> None:
+                for key in mine:
+                    cache.put(key, 2)
+                    assert cache.get(key) == 2
+
+            _move(slot, source, target, cluster, write)
+            assert len(cache.get_many(keys)) == 40
+        assert moved > 5
+        assert not _slots_of(source, name)
+        cache.apply_many(log.changes, positions={})
+
+        truth = {change.key: MsgpackValues[int]().decode(0, change.value or b"") for change in log.changes}
+        assert cache.get_many(keys) == truth
+        assert await cache.aget_many(keys) == truth
+        await cache.aclose()
+
+
+def _slots_of(server: RedisServer, name: str) -> dict[int, list[bytes]]:
+    with server.client() as client:
+        found: dict[int, list[bytes]] = {}
+        for key in client.scan_iter(f"*{name}*"):
+            found.setdefault(_do(client, "CLUSTER", "KEYSLOT", key), []).append(key)
+        return found
+
+
+def _move(
+    slot: int,
+    source: RedisServer,
+    target: RedisServer,
+    cluster: list[RedisServer],
+    between: Callable[[], object],
+) -> None:
+    """As `redis-cli --cluster reshard` does it; ``between``: while the slot is half moved."""
+    with source.client() as old, target.client() as new:
+        old_id, new_id = (_do(client, "CLUSTER", "MYID") for client in (old, new))
+        _do(new, "CLUSTER", "SETSLOT", slot, "IMPORTING", old_id)
+        _do(old, "CLUSTER", "SETSLOT", slot, "MIGRATING", new_id)
+        between()
+        left = _do(old, "CLUSTER", "GETKEYSINSLOT", slot, 1000)
+        if left:
+            _do(old, "MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *left)
+        between()
+        for server in (target, source, *cluster):
+            with server.client() as client:
+                _do(client, "CLUSTER", "SETSLOT", slot, "NODE", new_id)
+
+
+def _until_there(cache: EntityCache[int], position: int) -> Rewind | None:
     deadline = time.monotonic() + 20
     while True:
         try:
-            return cache.check_continuity({P0: 2})
+            return cache.check_continuity({P0: position})
         except CacheUnavailable:
             if time.monotonic() > deadline:
                 raise

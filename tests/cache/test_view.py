@@ -15,6 +15,7 @@ from headwater_cache import (
     ContinuityLost,
     EntityCache,
     InvalidKey,
+    MsgpackValues,
     NotVisibleYet,
     Position,
     Rewind,
@@ -26,6 +27,7 @@ from headwater_cache.testing import MemoryLog
 from headwater_schemas.errors import BrokerUnavailable, InvalidValue, RecordTooLarge, UsageError
 
 PATIENCE = CachePolicy(wait="60ms")
+VALUES = MsgpackValues[dict[str, int]]()
 
 
 @pytest.fixture
@@ -67,7 +69,7 @@ def test_a_delete_is_not_found_and_says_its_version(view: EntityCache[dict[str, 
     assert view.read("UA1").version == token.version
 
 
-def test_replay_from_any_offset_changes_nothing(view: EntityCache[dict[str, int]], log: MemoryLog) -> None:
+def test_r5_replay_from_any_offset_changes_nothing(view: EntityCache[dict[str, int]], log: MemoryLog) -> None:
     """The log ends with the newest version of each key, whatever is replayed (R5)."""
     for delay in range(5):
         view.put("UA1", {"delay": delay})
@@ -127,7 +129,7 @@ def test_a_token_from_the_future_is_waited_for_and_then_an_error(
         view.get("UA1", min_version=newer)
 
 
-def test_a_miss_says_nothing_before_the_view_is_ready(view: EntityCache[dict[str, int]]) -> None:
+def test_r20_a_miss_says_nothing_before_the_view_is_ready(view: EntityCache[dict[str, int]]) -> None:
     """A half-filled view must not pose as complete (R20)."""
     with pytest.raises(ViewNotReady):
         view.get("UA1")
@@ -188,7 +190,19 @@ def test_a_failed_append_gives_its_lease_back(view: EntityCache[dict[str, int]],
     assert view.get("UA1") == {"delay": 2}
 
 
-def test_a_poison_change_fences_its_key(view: EntityCache[dict[str, int]]) -> None:
+def test_r16_a_topic_that_grew_begins_a_new_epoch_of_versions(view: EntityCache[dict[str, int]]) -> None:
+    """The key moved to another partition, whose offsets are smaller; what is left of the old one is stale."""
+    old = Change("UA1", log_version(1, 5000), VALUES.encode({"delay": 1})[1], 0, Position("flights.changes", 0, 5000))
+    new = Change("UA1", log_version(2, 3), VALUES.encode({"delay": 2})[1], 0, Position("flights.changes", 4, 3))
+    left = Change("UA1", log_version(1, 5001), VALUES.encode({"delay": 9})[1], 0, Position("flights.changes", 0, 5001))
+
+    assert [result.outcome for result in view.apply_many([old], positions={})] == ["applied"]
+    assert [result.outcome for result in view.apply_many([new], positions={})] == ["applied"]
+    assert [result.outcome for result in view.apply_many([left], positions={})] == ["stale"]
+    assert view.get("UA1") == {"delay": 2}
+
+
+def test_r21_a_poison_change_fences_its_key(view: EntityCache[dict[str, int]]) -> None:
     """What is known to be newer is never hidden behind the old value (R21)."""
     view.put("UA1", {"delay": 1})
     assert view.fence("UA1", log_version(1, 7)).outcome == "applied"
@@ -206,7 +220,7 @@ def test_touch_tells_whether_there_is_a_value(view: EntityCache[dict[str, int]])
     assert view.get("UA1") == {"delay": 1}
 
 
-def test_a_view_that_was_emptied_in_silence_is_not_marked_ready_again(
+def test_r20_a_view_that_was_emptied_in_silence_is_not_marked_ready_again(
     view: EntityCache[dict[str, int]], raw: redis.Redis
 ) -> None:
     """No event came by; the mark itself notices, and the next batch still does (R20)."""
