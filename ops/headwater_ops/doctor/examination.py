@@ -11,13 +11,14 @@ from headwater_ops.doctor.machine import check_machine
 from headwater_ops.doctor.redis import check_redis
 from headwater_ops.doctor.registry import check_registry
 from headwater_ops.doctor.settings import check_settings, known_only
+from headwater_ops.doctor.spool import check_spool
 from headwater_ops.stack.endpoints import environment
 from headwater_schemas.errors import SettingError
 from headwater_schemas.settings import Environment
 
 __all__ = ["examine"]
 
-_CHECKS = (check_kafka, check_registry, check_redis, check_machine)
+_CHECKS = (check_kafka, check_registry, check_redis, check_spool, check_machine)
 
 
 def examine(values: Mapping[str, str]) -> list[Finding]:

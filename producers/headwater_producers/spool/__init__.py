@@ -4,6 +4,7 @@
 ``spooler`` decides what goes where, and when.
 """
 
+from headwater_producers.spool.slot import SlotContents, look_into
 from headwater_producers.spool.spooler import Spooler
 
-__all__ = ["Spooler"]
+__all__ = ["SlotContents", "Spooler", "look_into"]

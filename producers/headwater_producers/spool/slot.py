@@ -9,11 +9,12 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from headwater_schemas.errors import SettingError
 
-__all__ = ["Slot"]
+__all__ = ["Slot", "SlotContents", "look_into"]
 
 _LOCK = "lock"
 
@@ -38,6 +39,47 @@ class Slot:
     def close(self) -> None:
         """Free the slot."""
         os.close(self._lock)
+
+
+@dataclass(frozen=True, slots=True)
+class SlotContents:
+    """What lies in a slot, as its files tell.
+
+    Args:
+        path: the slot's folder.
+        size: bytes of events that wait. The last segment may hold some that were sent already.
+        since: when the oldest of these files was begun or last written, in seconds since the epoch; 0 if there is none.
+        rejected: bytes of events that the broker refused for good.
+    """
+
+    path: Path
+    size: int
+    since: float
+    rejected: int
+
+
+def look_into(folder: Path) -> list[SlotContents]:
+    """The slots of a spool folder, whoever holds them. Touches nothing; an absent folder has none.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    if not folder.exists():
+        return []
+    slots = sorted(path for path in folder.iterdir() if path.name.isdecimal())
+    return [SlotContents(path, *_weighed(path), _weighed(path / "rejected")[0]) for path in slots]
+
+
+def _weighed(folder: Path) -> tuple[int, float]:
+    """Bytes of the segments that are not empty, and when the oldest was last written."""
+    stats = []
+    for path in folder.glob("*.log"):
+        try:
+            stats.append(path.stat())
+        except FileNotFoundError:  # sent and deleted meanwhile
+            continue
+    full = [stat for stat in stats if stat.st_size]
+    return sum(stat.st_size for stat in full), min((stat.st_mtime for stat in full), default=0.0)
 
 
 def _slots(folder: Path) -> Iterator[Path]:
