@@ -11,12 +11,26 @@ import httpx
 import pytest
 from prometheus_client import REGISTRY
 
-from headwater_schemas.settings import Environment
+from headwater_ops.stack import Stack
+from headwater_schemas.catalogue import Catalogue
+from headwater_schemas.settings import Environment, KafkaSettings
+from headwater_schemas.topics import admin_client, apply, plan
 from headwater_tasks import TaskClient, TaskContext, task
 from headwater_tasks.http import create_app
+from producers.broker import Broker
 from tasks.real import Workers, until
 
 pytestmark = pytest.mark.timeout(60)
+
+CANCELLED = {
+    "flight_id": "f-1",
+    "carrier": "UA",
+    "flight_number": 1,
+    "origin": "EWR",
+    "destination": "IAH",
+    "scheduled_departure": "2013-01-01T10:00:00Z",
+    "cancelled_at": "2013-01-01T10:00:00Z",
+}
 
 
 @pytest.fixture
@@ -163,32 +177,47 @@ async def test_what_is_not_there_is_a_problem_too(http: httpx.AsyncClient) -> No
     problem(await http.put("/v1/tasks", json={}), 405, "method-not-allowed")
 
 
-async def test_an_event_is_checked_and_emitted(http: httpx.AsyncClient, env: Environment) -> None:
-    from headwater_schemas.catalogue import Catalogue
-    from headwater_schemas.settings import KafkaSettings
-    from headwater_schemas.topics import admin_client, apply, plan
-
+@pytest.fixture
+def cancelled(env: Environment) -> str:
+    """A topic of the catalogue, on the broker."""
     admin = admin_client(KafkaSettings.from_env(env))
     apply(plan([Catalogue.from_env(env).topic("flights.cancelled")], admin), admin)
+    return "/v1/events/flights.cancelled"
 
+
+@pytest.mark.usefixtures("cancelled")
+async def test_an_event_is_checked_and_emitted(http: httpx.AsyncClient) -> None:
     refused = await http.post("/v1/events/flights.cancelled", json={"key": "f", "value": {"flight_id": 7}})
     assert problem(refused, 422, "invalid")["errors"][0]["field"].startswith("body.value.")
     problem(await http.post("/v1/events/flights.canceled", json={"value": {}}), 404, "unknown-topic")
     problem(await http.post("/v1/events/task.changes", json={"key": "x", "value": {}}), 403, "forbidden")
 
-    value = {
-        "flight_id": "f-1",
-        "carrier": "UA",
-        "flight_number": 1,
-        "origin": "EWR",
-        "destination": "IAH",
-        "scheduled_departure": "2013-01-01T10:00:00Z",
-        "cancelled_at": "2013-01-01T10:00:00Z",
-    }
-    answer = await http.post("/v1/events/flights.cancelled", json={"key": "f-1", "value": value})
+    answer = await http.post("/v1/events/flights.cancelled", json={"key": "f-1", "value": CANCELLED})
     assert answer.status_code == 201, answer.text
     assert answer.json()["topic"] == "flights.cancelled"
     assert answer.json()["offset"] >= 0
+
+
+async def test_an_event_that_is_not_acknowledged_in_time_can_be_repeated_as_the_same_event(
+    http: httpx.AsyncClient, stack: Stack, env: Environment, cancelled: str
+) -> None:
+    broker = Broker(stack)
+    if broker.bootstrap != env.text("HEADWATER_KAFKA_BOOTSTRAP"):
+        pytest.skip("only the embedded broker can be frozen")
+    body = {"key": "f-2", "value": CANCELLED, "id": "cancellation-2", "timeout": "300ms"}
+    assert (await http.post(cancelled, json=body | {"timeout": "20s"})).status_code == 201
+    broker.freeze()
+    try:
+        late = await http.post(cancelled, json=body)
+    finally:
+        broker.thaw()
+    answer = problem(late, 503, "unavailable")
+    assert "event cancellation-2 is not acknowledged after 0.3 s and may still arrive" in answer["detail"]
+    assert late.headers["Retry-After"] == "1"
+    again = await http.post(cancelled, json=body | {"timeout": "20s"})
+    assert (again.status_code, again.json()["id"]) == (201, "cancellation-2")
+    for wrong in ({"id": ""}, {"id": "a b"}, {"timeout": "-1s"}, {"timeout": "soon"}):
+        problem(await http.post(cancelled, json=body | wrong), 422, "invalid")
 
 
 async def test_requests_are_counted_by_route_and_not_by_path(http: httpx.AsyncClient) -> None:

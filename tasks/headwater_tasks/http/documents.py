@@ -70,6 +70,12 @@ class EmitRequest(_Request):
 
     key: str | None = Field(default=None, max_length=500, description="The business key: decides partition and order.")
     value: dict[str, Any] | None = Field(description="By the topic's schema; null is a tombstone, on compacted topics.")
+    id: str | None = Field(
+        default=None,
+        pattern=r"^[!-~]{1,200}$",
+        description="Its ce_id; without one it gets a new one. Name it, so that a repeated request is the same event.",
+    )
+    timeout: DurationField = Field(default=10.0, description="How long to wait for Kafka before the answer is 503.")
 
 
 class Emitted(BaseModel):

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Path, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials
 
-from headwater_producers import EventProducer
+from headwater_producers import DeliveryPending, EventProducer
 from headwater_schemas.codec import Codec
 from headwater_schemas.errors import InvalidValue
 from headwater_tasks.changes import CHANGES, CONTROL, TASKS
@@ -36,6 +36,9 @@ async def emit(
 
     (Where the API spools: or, while the broker is away, its disk; then there is no offset yet.)
 
+    A 503 after the timeout does not say that the event is lost: it may still arrive. Repeat the request under the same
+    id, and consumers can tell that it is the same event.
+
     Dates and times are ISO 8601, bytes base64, decimals and UUIDs text.
     """
     allow(request, f"events:write:{topic}", credentials)
@@ -51,5 +54,13 @@ async def emit(
     if topic not in prepared:
         await asyncio.to_thread(producer.prepare, topic)
         prepared.add(topic)
-    delivery = await producer.emit(topic, value, key=event.key)
+    delivery = producer.emit(topic, value, key=event.key, id=event.id)
+    try:
+        async with asyncio.timeout(event.timeout):
+            await delivery
+    except TimeoutError as exc:
+        raise DeliveryPending(
+            f"event {delivery.id} is not acknowledged after {event.timeout:g} s and may still arrive: "
+            "repeat it under this id"
+        ) from exc
     return Emitted(topic=topic, partition=delivery.partition, offset=delivery.offset, id=delivery.id)
