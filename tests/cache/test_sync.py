@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+import os
+import random
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis.asyncio
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
+from kafka import KafkaConsumer
+from kafka import TopicPartition as KafkaPartition
 
 from cache.redis_server import RedisServer
+from cache.sync_worker import app_of, codec
 from headwater_cache import EntityCache, MsgpackValues, Rewind, TopicPartition
-from headwater_schemas.catalogue import Catalogue
-from headwater_schemas.codec import Codec
+from headwater_producers import EventProducer, ProducerSettings
+from headwater_schemas.catalogue import Catalogue, TopicSpec
 from headwater_schemas.errors import CacheUnavailable
-from headwater_schemas.registry import LocalRegistry
-from headwater_schemas.settings import Environment
-from headwater_streams import StreamApp
+from headwater_schemas.settings import KafkaSettings
 from headwater_streams.cache_sync import sync_cache
+from headwater_streams.change_log import KafkaChangeLog
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -43,16 +50,16 @@ class Place:
 
     def __init__(self, bootstrap: str, entity: str, server: RedisServer) -> None:
         self.bootstrap, self.entity, self.server = bootstrap, entity, server
-        self.codec = Codec(Catalogue.from_env(Environment({})), LocalRegistry())
+        self.codec = codec()
         admin = AdminClient({"bootstrap.servers": bootstrap})
         topic = NewTopic(f"{entity}.changes", num_partitions=2, replication_factor=1)
         admin.create_topics([topic])[topic.topic].result(30)
 
-    def change(self, **values: int | None) -> None:
+    def change(self, *changes: tuple[str, int | None]) -> None:
         """Acknowledged change events."""
         producer = Producer({"bootstrap.servers": self.bootstrap, "acks": "all"})
         encode = self.codec.encoder("plane.changes")
-        for key, value in values.items():
+        for key, value in changes:
             event = {
                 "entity": self.entity,
                 "key": key,
@@ -69,9 +76,7 @@ class Place:
     @asynccontextmanager
     async def worker(self) -> AsyncIterator[Watched]:
         """A worker of the group; its cache."""
-        env = Environment({"HEADWATER_KAFKA_BOOTSTRAP": self.bootstrap, "HEADWATER_WORKER_COMMIT_INTERVAL": "100ms"})
-        settings = {"web_enabled": False}
-        app = StreamApp(f"{self.entity}-sync", env=env, codec=self.codec, faust_settings=settings)
+        app = app_of(self.bootstrap, self.entity, self.codec)
         cache = Watched(self.entity, self.server.url, cold="miss")
         cache.compared = []
         sync_cache(app, cache)
@@ -97,8 +102,9 @@ def place(bootstrap: str, unique: Callable[[str], str], server: RedisServer) -> 
     return Place(bootstrap, unique("plane"), server)
 
 
-async def until(cache: EntityCache[int], expected: dict[str, int], seconds: float = 45) -> None:
-    keys = ["a", "b", "c", "d"]
+async def until(
+    cache: EntityCache[int], expected: dict[str, int], seconds: float = 45, keys: Sequence[str] = "abcd"
+) -> None:
     found: object = None
     try:
         async with asyncio.timeout(seconds):
@@ -114,8 +120,8 @@ async def until(cache: EntityCache[int], expected: dict[str, int], seconds: floa
 
 async def test_r19_partitions_are_compared_with_redis_when_they_are_assigned(place: Place) -> None:
     """While the worker was away Redis was emptied; no event comes by, and yet everything is replayed (R19, R20)."""
-    place.change(a=1, b=2, c=3)
-    place.change(c=None, d=4)
+    place.change(("a", 1), ("b", 2), ("c", 3))
+    place.change(("c", None), ("d", 4))
     async with place.worker() as cache:
         await until(cache, {"a": 1, "b": 2, "d": 4})
         while len({tp for positions, _ in cache.compared for tp in positions}) < 2:  # noqa: ASYNC110 - a timer's work
@@ -135,12 +141,86 @@ async def test_r19_partitions_are_compared_with_redis_when_they_are_assigned(pla
 
 async def test_r19_a_redis_that_dies_and_comes_back_empty_is_filled_again(place: Place) -> None:
     """Meanwhile the worker waits; it loses nothing and needs no restart (R19, R20)."""
-    place.change(a=1, b=2)
+    place.change(("a", 1), ("b", 2))
     async with place.worker() as cache:
         await until(cache, {"a": 1, "b": 2})
         place.server.kill()
-        place.change(a=10, c=3)
+        place.change(("a", 10), ("c", 3))
         await asyncio.sleep(0.5)
         place.server.start()
 
         await until(cache, {"a": 10, "b": 2, "c": 3})
+
+
+async def test_r5_a_sync_worker_that_is_killed_loses_nothing(place: Place) -> None:
+    """kill -9 amid batches, under load; another takes over, and every key is compared with the log (R3, I7)."""
+    seed = random.SystemRandom().randrange(10**9)
+    print(f"seed {seed}")
+    rng, truth = random.Random(seed), dict[str, int | None]()
+    command = [sys.executable, "-m", "cache.sync_worker", place.bootstrap, place.server.url, place.entity]
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    worker = subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL)  # noqa: ASYNC220 - returns at once
+    try:
+        for _ in range(20):
+            changes = [(rng.choice("abcdefgh"), rng.choice((None, rng.randrange(100)))) for _ in range(100)]
+            truth.update(changes)
+            place.change(*changes)
+        async with asyncio.timeout(60):
+            while not await applied(place):  # until it is at work  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    finally:
+        worker.kill()
+        worker.wait()
+
+    async with place.worker() as cache:
+        await until(cache, {key: value for key, value in truth.items() if value is not None}, keys="abcdefgh")
+
+
+async def applied(place: Place) -> int:
+    """How far Redis has applied the topic, over its partitions."""
+    async with redis.asyncio.Redis.from_url(place.server.url) as client:
+        marks = await client.hgetall(f"{{{place.entity}:1}}:watermark")
+        return sum(int(marks.get(f"{place.entity}.changes:{number}".encode(), b"0")) for number in range(2))
+
+
+async def test_a_view_that_writes_to_kafka_and_its_sync_agree(place: Place) -> None:
+    """The version of a write is the position of its event; a delete is followed by a tombstone."""
+    topic = f"{place.entity}.changes"
+    spec = TopicSpec(topic, schema="ChangeEvent", partitions=2, replication=1, cleanup="compact")
+    catalogue = Catalogue.of(topics=[spec], schemas=[place.codec.catalogue.schema("ChangeEvent")])
+    registry, settings = place.codec.registry, ProducerSettings(KafkaSettings(place.bootstrap))
+    with EventProducer(settings, catalogue, registry, source="test") as producer:
+        log = KafkaChangeLog(producer, source="test")
+        with EntityCache[int](place.entity, place.server.url, log=log, cold="miss") as view:
+            tokens = [view.put(key, number) for number, key in enumerate("abca")]
+            tokens.append(view.delete("b"))
+            assert view.get_many("abc") == {"a": 3, "c": 2}
+            place.server.kill()
+            late = await view.aput("d", 4)  # the log has it; Redis is away
+            place.server.start()
+            async with place.worker() as cache:
+                await until(cache, {"a": 3, "c": 2, "d": 4})
+                assert await cache.aget("d", min_version=late) == 4
+                assert (await cache.aread("a")).version == tokens[3].version
+            await view.aclose()
+        log.close()
+    records = read_all(place.bootstrap, topic, 2)
+    assert [(record.key.decode(), record.value is None) for record in records if record.key == b"b"] == [
+        ("b", False),
+        ("b", False),
+        ("b", True),
+    ]
+
+
+def read_all(bootstrap: str, topic: str, partitions: int) -> list[Any]:
+    """Every record, by another client."""
+    with closing(KafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False)) as consumer:
+        places = [KafkaPartition(topic, number) for number in range(partitions)]
+        consumer.assign(places)
+        consumer.seek_to_beginning(*places)
+        ends = consumer.end_offsets(places)
+        records: list[Any] = []
+        while any(consumer.position(place) < ends[place] for place in places):
+            for batch in consumer.poll(timeout_ms=1000).values():
+                records += batch
+    return records
