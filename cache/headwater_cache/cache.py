@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Generic, Literal, Self, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, Literal, TypeVar
 
 from headwater_cache.applier import Applier
-from headwater_cache.audit import Auditor, Violation
 from headwater_cache.changes import ApplyResult, Change, ChangeLog
 from headwater_cache.connection import Connection
-from headwater_cache.continuity import Continuity, Rewind, TopicPartition
-from headwater_cache.epochs import drop_epoch, go_live, live_epoch
-from headwater_cache.explain import Explanation, explain
+from headwater_cache.continuity import Rewind, TopicPartition
 from headwater_cache.filter import KeyFilter
-from headwater_cache.hot import hot_keys, warm
 from headwater_cache.loads import Load, SourceReads
-from headwater_cache.lock import Lock
 from headwater_cache.near import NearCache, NearPolicy
+from headwater_cache.operations import Operations
 from headwater_cache.readiness import Readiness
 from headwater_cache.reads import Reading, ViewReads
 from headwater_cache.scripts import INVALIDATE, TOUCH
 from headwater_cache.settings import CachePolicy, RedisSettings
 from headwater_cache.source import Source
 from headwater_cache.space import Mode, Space
-from headwater_cache.stats import CacheStats, count
-from headwater_cache.steps import Ask, Step, evaluate
+from headwater_cache.steps import Step, evaluate
 from headwater_cache.tags import invalidate_tags
 from headwater_cache.transactions import Buffer
 from headwater_cache.values import MsgpackValues, ValueCodec
@@ -43,7 +37,7 @@ T = TypeVar("T")
 V = TypeVar("V")
 
 
-class EntityCache(Generic[V]):
+class EntityCache(Operations, Generic[V]):
     """A versioned write-through cache of one kind of thing, over Redis. It converges on its source of truth.
 
     Every operation exists twice, ``get`` for threads and ``aget`` for asyncio, over one core; one object serves both,
@@ -91,11 +85,12 @@ class EntityCache(Generic[V]):
         settings = RedisSettings(redis) if isinstance(redis, str) else redis
         self._codec: ValueCodec[V] = values or MsgpackValues[V]()
         time = clock or SystemClock()
-        self._connection = Connection(name, settings, time)
-        self._space = space = Space(
-            name, mode, check_domain(domain), policy or CachePolicy(), time, epoch, self._connection.cluster,
+        connection = Connection(name, settings, time)
+        space = Space(
+            name, mode, check_domain(domain), policy or CachePolicy(), time, epoch, connection.cluster,
             settings.replicas, round(settings.timeout * 800),
         )  # fmt: skip
+        super().__init__(connection, space)
         if near is not None and space.cluster:
             raise UsageError("a near cache hears from one primary: with redis+cluster:// pass near=None")
         if mode == "view":
@@ -108,8 +103,7 @@ class EntityCache(Generic[V]):
                 raise UsageError("a cache writes to its source, not to a log: pass mode='view' with the log")
             self._reads = SourceReads(space, self._codec, source.load if source is not None else None, keys)
             self._writes = Writes(space, self._codec, SourceCommit[V](space, source, keys))
-        self._near = NearCache[V](space, near, self._connection.tracking_connection) if near is not None else None
-        self._continuity = Continuity(self._space)
+        self._near = NearCache[V](space, near, connection.tracking_connection) if near is not None else None
         self._readiness = Readiness(self._space, self._continuity)
         self._applier = Applier(self._space, self._continuity)
 
@@ -131,16 +125,6 @@ class EntityCache(Generic[V]):
             SettingError: a setting is malformed.
         """
         return cls(name, RedisSettings.from_env(env), mode=mode, values=values, log=log, source=source, policy=policy)
-
-    @property
-    def name(self) -> str:
-        """The namespace."""
-        return self._space.name
-
-    @property
-    def domain(self) -> str:
-        """The version domain."""
-        return self._space.domain
 
     # Reading
 
@@ -410,196 +394,19 @@ class EntityCache(Generic[V]):
         """``mark_ready`` for asyncio."""
         await self._async(self._checked(self._readiness.mark(partitions, positions, total)))
 
-    def explain(self, key: str) -> Explanation:
-        """Everything Redis holds about a key: state, version, lease, last refusal, watermarks. Changes nothing."""
-        return self._sync(explain(self._space, key))
-
-    async def aexplain(self, key: str) -> Explanation:
-        """``explain`` for asyncio."""
-        return await self._async(explain(self._space, key))
-
-    def hot_keys(self, count: int) -> list[str]:
-        """The keys that were read most of late, hottest first. Scans; needs a Redis with an LFU eviction policy.
-
-        Keep them outside of Redis, to ``warm`` another one with them.
-
-        Raises:
-            UsageError: Redis does not count reads, or this is a Cluster.
-        """
-        return self._sync(self._checked(hot_keys(self._space, count)))
-
-    async def ahot_keys(self, count: int) -> list[str]:
-        """``hot_keys`` for asyncio."""
-        return await self._async(self._checked(hot_keys(self._space, count)))
-
-    def warm(self, keys: Iterable[str], *, rate: float = 1000, progress: Callable[[int], None] | None = None) -> int:
-        """Load those of ``keys`` that are missing, before readers ask (cache mode); how many of them are there now.
-
-        Through the same leases as any read, so it may run beside the traffic and in several processes; keys that are
-        there cost one GET, so it may be stopped and begun again. Blocks; one load after the other (``awarm``: as many
-        at once as ``policy.loads``). Be ready for traffic when it has returned.
-
-        Args:
-            keys: hottest first.
-            rate: keys a second, at most.
-            progress: told after each batch how many are done.
-        """
-        return self._sync(self._checked(warm(self._space, self._sourced(), keys, rate, progress)))
-
-    async def awarm(
-        self, keys: Iterable[str], *, rate: float = 1000, progress: Callable[[int], None] | None = None
-    ) -> int:
-        """``warm`` for asyncio."""
-        return await self._async(self._checked(warm(self._space, self._sourced(), keys, rate, progress)))
-
-    def stats(self, *, limit: int = 100_000) -> CacheStats:
-        """Count what the live epoch holds, by a scan of at most ``limit`` entries. Blocks for many round trips."""
-        return self._sync(self._checked(count(self._space, limit)))
-
-    async def astats(self, *, limit: int = 100_000) -> CacheStats:
-        """``stats`` for asyncio."""
-        return await self._async(self._checked(count(self._space, limit)))
-
-    def lock(self, name: str, *, ttl: Duration = "30s", wait: Duration = "5s") -> Lock:
-        """A lock over all processes, to be entered: ``with cache.lock("report") as lock: … lock.token``.
-
-        For efficiency only: a holder that sleeps past ``ttl``, or a failover, lets another in. What must not be
-        written by two has to check ``lock.token``, which grows from holder to holder. The work that is still going on
-        after half of ``ttl`` calls ``extend``.
-
-        Args:
-            name: as a key of this cache; locks and entries do not share names.
-            ttl: held at most so long, should the holder die.
-            wait: for another to give it back; 0 = do not wait.
-
-        Raises (on entering):
-            LockTaken: another holds it, after ``wait``.
-        """
-        return Lock(self._space, name, ttl, wait, _Runner(self._connection))
-
-    # Epochs and audit
-
-    def live_epoch(self) -> int:
-        """The epoch that processes without a fixed one read."""
-        return self._sync(live_epoch(self._space))
-
-    def go_live(self) -> None:
-        """Make the fixed epoch of this cache the live one; other processes follow within 5 s.
-
-        Until the consumers have followed, readers of the new epoch may see versions that are older by as much.
-
-        Raises:
-            ViewNotReady: not every partition was marked ready in it.
-            WrongEpoch: a later epoch is live.
-        """
-        self._sync(self._checked(go_live(self._space)))
-
-    def drop_epoch(self, epoch: int) -> int:
-        """Delete what a retired epoch has left, a page at a time; the number of names.
-
-        Raises:
-            UsageError: it is not retired.
-        """
-        return self._sync(self._checked(drop_epoch(self._space, epoch)))
-
-    def auditor(self, *, share: float = 0.01, repair: bool = False) -> Auditor:
-        """An auditor of a share of the keys; feed it change events, and pass it to ``audit`` now and then.
-
-        Args:
-            share: of the keys, more than 0, up to 1.
-            repair: apply once more what is still wrong after 10 s.
-        """
-        return Auditor(self._space, share, Applier(self._space, self._continuity) if repair else None)
-
-    def audit(self, auditor: Auditor) -> list[Violation]:
-        """Look at what has come of age; what is wrong now. ``auditor.report()`` sums up."""
-        return self._sync(self._checked(auditor.due()))
-
-    async def aaudit(self, auditor: Auditor) -> list[Violation]:
-        """``audit`` for asyncio."""
-        return await self._async(self._checked(auditor.due()))
-
-    def recall_snapshot(self) -> bytes | None:
-        """What ``remember_snapshot`` was given last in this epoch; it is lost together with the entries."""
-        return self._sync(self._snapshot(None))
-
-    def remember_snapshot(self, data: bytes) -> None:
-        """Keep beside the entries how far the snapshot of a table is; see ``TableView``."""
-        self._sync(self._snapshot(data))
-
-    def _snapshot(self, data: bytes | None) -> Step[bytes | None]:
-        if self._space.due():
-            yield from self._space.look()
-        name = self._space.snapshot
-        found: bytes | None = yield Ask(("GET", name) if data is None else ("SET", name, data))
-        return found
-
     # Life
-
-    def check(self) -> None:
-        """Connect and check now what the first call would check.
-
-        Raises:
-            UnsafeRedis: a view on a Redis that may evict keys.
-            NotPermitted: wrong password, or no right to run scripts on the keys of this namespace.
-            WrongEpoch: the live epoch is beyond the one passed.
-            CacheUnavailable: Redis does not answer.
-        """
-        self._sync(self._space.look())
-
-    async def acheck(self) -> None:
-        """``check`` for asyncio."""
-        await self._async(self._space.look())
 
     def close(self) -> None:
         """Finish background work, drop the near cache, close the connections of blocking callers."""
         if self._near is not None:
             self._near.close()
-        self._connection.close()
+        super().close()
 
     async def aclose(self) -> None:
         """Finish background work, drop the near cache, close the connections of the running event loop."""
         if self._near is not None:
             self._near.close()
-        await self._connection.aclose()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    def _checked(self, step: Step[T]) -> Step[T]:
-        if self._space.due():
-            yield from self._space.look()
-        return (yield from step)
-
-    def _sync(self, step: Step[T]) -> T:
-        return self._connection.driver.run(step)
-
-    def _async(self, step: Step[T]) -> Coroutine[Any, Any, T]:
-        return self._connection.async_driver.run(step)
-
-
-class _Runner:
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def run(self, step: Step[T]) -> T:
-        return self._connection.driver.run(step)
-
-    async def arun(self, step: Step[T]) -> T:
-        return await self._connection.async_driver.run(step)
+        await super().aclose()
 
 
 def _found(keys: Sequence[str], readings: Sequence[Reading[V]]) -> dict[str, V]:

@@ -68,8 +68,9 @@ def sync_cache(
 
     @app.batch_handler(source, name=f"cache-sync-{cache.name}", max_records=max_records)
     async def apply(batch: RecordBatch) -> None:
-        # What was redriven stands far behind: applying it is safe, it is versioned, but it is no progress.
-        positions = None if batch.redriven else {TopicPartition(*batch.tp): batch.offsets[-1] + 1}
+        # What was redriven stands far behind: applying it is safe, it is versioned, but it is no progress. And it may
+        # run beside a batch of the same partition, whose mark it must not overwrite: so it has no position at all.
+        positions = {} if batch.redriven else {TopicPartition(*batch.tp): batch.offsets[-1] + 1}
         try:
             await cache.aapply_many(list(_changes(batch, epoch)), positions=positions)
         except ContinuityLost as gap:
