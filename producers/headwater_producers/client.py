@@ -47,6 +47,8 @@ _SLICE: Final = 0.1
 
 _log = logging.getLogger("headwater.producers")
 _librdkafka = logging.getLogger("headwater.producers.librdkafka")
+# A broker that has just started gives out no producer ids for a moment; librdkafka warns, and asks again by itself.
+_librdkafka.addFilter(lambda record: not ("GETPID" in record.getMessage() and "retrying" in record.getMessage()))
 
 
 class Client:

@@ -45,11 +45,11 @@ def cluster_nodes(bootstrap: str, timeout: float) -> frozenset[int]:
     from confluent_kafka import KafkaException
     from confluent_kafka.admin import AdminClient
 
-    # Log level 0 and an error callback of our own: a broker that is not up yet is expected, not worth a line.
+    # A broker that is not up yet is expected, not worth a line. No callback in Python: a ^C that arrives while one runs
+    # would be raised inside it, and lost.
     config: dict[str, Any] = {
         "bootstrap.servers": bootstrap,
         "log_level": 0,
-        "error_cb": lambda _error: None,
         "reconnect.backoff.ms": 20,
         "reconnect.backoff.max.ms": 100,
     }
@@ -61,7 +61,12 @@ def cluster_nodes(bootstrap: str, timeout: float) -> frozenset[int]:
 
 
 class Broker(Part):
-    """One node. ``nodes`` maps every node id of the cluster to its controller port."""
+    """One node.
+
+    Args:
+        controllers: the controller port of every node of the cluster.
+        properties: further broker properties; they win over ours.
+    """
 
     service: ClassVar[str] = "kafka"
     listeners: ClassVar[Mapping[str, int]] = {"client": 9092, "controller": 9093}
@@ -75,12 +80,14 @@ class Broker(Part):
         cluster_id: str,
         controllers: Mapping[int, int],
         downloads: Downloads,
+        properties: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(f"broker-{node}", folder, ports)
         self.node = node
         self._cluster_id = cluster_id
         self._controllers = controllers
         self._downloads = downloads
+        self._properties = dict(properties or {})
 
     @property
     def address(self) -> str:
@@ -169,4 +176,5 @@ class Broker(Part):
             "broker.heartbeat.interval.ms": 500,
             "broker.session.timeout.ms": 5000,
             "replica.lag.time.max.ms": 10000,
+            **self._properties,
         }
