@@ -17,12 +17,13 @@ def serve(context: typer.Context) -> None:
     """
     if context.invoked_subcommand is not None:
         return
+    from headwater_ops.cache_api import cache_router
     from headwater_ops.stack.endpoints import environment
     from headwater_tasks.http import serve
 
     env = environment()
     typer.echo(f"serving on http://{env.text('HEADWATER_API_HTTP')}/v1", err=True)
-    serve(env)
+    serve(env, routers=[cache_router(env)])
 
 
 @app.command("new-key")
