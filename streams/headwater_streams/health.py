@@ -76,14 +76,14 @@ class Health:
 
     async def _is_member(self, consumer: Consumer) -> bool:
         """Whether the brokers know us although they gave us nothing. Under KIP-848 the client is not told."""
-        member = consumer.group.raw.memberid()
-        if member != self._member and member is not None:
+        member = consumer.group.member_id
+        if member != self._member and member:
             try:
                 known = await asyncio.to_thread(self._members, consumer)
             except KafkaException:
                 return False  # asked again at the next probe
             self._member = member if member in known else None
-        return member is not None and member == self._member
+        return bool(member) and member == self._member
 
     def _members(self, consumer: Consumer) -> set[str]:
         if self._admin is None:

@@ -145,6 +145,9 @@ class GroupConsumer:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._fatal: KafkaError | None = None
         self._closed = False
+        self._revoking = asyncio.Event()
+        self._metadata: Any = None
+        self._member_id: str | None = None
         self._last_batch = 0
         self._complaints = Complaints("consumer")
 
@@ -159,8 +162,14 @@ class GroupConsumer:
         return self._protocol
 
     @property
+    def member_id(self) -> str | None:
+        """Our id in the group; ``None`` or empty while there is none yet."""
+        return self._member_id
+
+    @property
     def raw(self) -> Consumer:
-        """The librdkafka consumer, for transactions' group metadata. Call nothing else on it."""
+        """The librdkafka consumer: for the poll thread only. confluent-kafka serializes its calls, so another thread
+        would wait for a poll, and for ever while that poll serves a rebalance which waits for the loop."""
         assert self._consumer is not None, "start() first"
         return self._consumer
 
@@ -216,6 +225,8 @@ class GroupConsumer:
         if len(messages) == 1 and (error := messages[0].error()) is not None and error.code() == KafkaError._FATAL:
             self._fatal = error  # librdkafka tells of some fatal errors only so
             return []
+        if not self._member_id:
+            self._member_id = self.raw.memberid()
         self._last_batch = len(messages)
         return cast("list[Message]", messages)
 
@@ -238,6 +249,7 @@ class GroupConsumer:
     async def _rejoin(self) -> None:
         await self._call(self.raw.close)
         self._consumer = self._new_client()
+        self._member_id = None
         await self.subscribe(self._topics)
 
     def pause(self, partitions: Iterable[TP]) -> None:
@@ -304,9 +316,33 @@ class GroupConsumer:
         Args:
             told: metadata of some of the offsets.
         """
-        positions = positions_of(offsets, told)
-        if positions and not self._closed:
+        if offsets and not self._closed:
+            self._thread.submit(self._commit_soon, offsets, told)
+
+    def _commit_soon(self, offsets: Mapping[TP, int], told: Mapping[TP, str]) -> None:
+        # What a rebalance took away meanwhile is the next owner's to commit.
+        positions = positions_of({tp: at for tp, at in offsets.items() if tp in self._assigned}, told)
+        if not positions:
+            return
+        try:
             self.raw.commit(offsets=positions, asynchronous=True)
+        except KafkaException as exc:
+            logger.warning("commit failed, the next one covers it: %s", kafka_error(exc).str())
+
+    async def group_metadata(self) -> Any:
+        """What a transaction needs to prove that it is this member's (KIP-447)."""
+        assert self._loop is not None, "start() first"
+        # While partitions are taken from us the poll thread waits for the loop and answers nobody.
+        asked = asyncio.ensure_future(self._call(self._group_metadata))
+        taken = asyncio.ensure_future(self._revoking.wait())
+        try:
+            await asyncio.wait({asked, taken}, return_when=asyncio.FIRST_COMPLETED)
+            return asked.result() if asked.done() else self._metadata
+        finally:
+            taken.cancel()
+
+    def _group_metadata(self) -> Any:
+        return self.raw.consumer_group_metadata()
 
     async def committed(self, partitions: Collection[TP], timeout: float = 10.0) -> dict[TP, int | None]:
         """The group's committed offset of each partition; ``None`` where it never committed.
@@ -433,13 +469,14 @@ class GroupConsumer:
         consumer.pause(partitions)
         ours = _tps(partitions)
         self._assigned |= ours
+        self._member_id = consumer.memberid()
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._listener.on_assigned, ours)
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         theirs = _tps(partitions)
         assert self._loop is not None
-        drained = asyncio.run_coroutine_threadsafe(self._drain(theirs), self._loop)
+        drained = asyncio.run_coroutine_threadsafe(self._drain(theirs, self._group_metadata()), self._loop)
         offsets, told = drained.result()
         try:
             self._commit(offsets, told)
@@ -447,13 +484,17 @@ class GroupConsumer:
             logger.warning("partitions handed over without their last commit, their records come again: %s", exc)
         self._unassign(consumer, partitions)
 
-    async def _drain(self, partitions: frozenset[TP]) -> Marks:
+    async def _drain(self, partitions: frozenset[TP], metadata: Any) -> Marks:
+        self._metadata = metadata
+        self._revoking.set()
         try:
             return await self._listener.on_revoked(partitions)
         except Exception:
             # Raising here would leave librdkafka waiting for ever; committing nothing only repeats work.
             logger.exception("draining %s failed; nothing of it is committed", sorted(partitions))
             return {}, {}
+        finally:
+            self._revoking.clear()
 
     def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         lost = _tps(partitions)

@@ -173,18 +173,18 @@ class Transactions:
         offsets, told = self._pool.marks()
         if not offsets and not self.sender.used:
             return
-        await asyncio.to_thread(self._send_and_commit, offsets, told)
+        metadata = await self._group.group_metadata()
+        await asyncio.to_thread(self._send_and_commit, offsets, told, metadata)
         self._pool.committed(offsets, told)
         self.committed += 1
         self._aborts = 0
         self.sender.begin()
         self.sender.shut()
 
-    def _send_and_commit(self, offsets: Mapping[TP, int], told: Mapping[TP, str]) -> None:
+    def _send_and_commit(self, offsets: Mapping[TP, int], told: Mapping[TP, str], metadata: Any) -> None:
         positions = positions_of(offsets, told)
         raw = self.sender.raw
         if positions:
-            metadata = self._group.raw.consumer_group_metadata()
             _step("adding offsets to the transaction", raw.send_offsets_to_transaction, positions, metadata)
         _step("committing the transaction", raw.commit_transaction)
 
