@@ -25,17 +25,22 @@ class World(Protocol):
 
     def scale(self, workers: int) -> None: ...
 
-    def kill_broker(self) -> None: ...
+    def kill_broker(self) -> str: ...
 
-    def start_broker(self) -> None: ...
+    def start_broker(self, name: str) -> None: ...
+
+    def await_takeover(self, pid: int) -> None: ...
+
+    def kill_leader(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A name and what it does; ``needs_brokers`` is how many the cluster must have."""
+    """A name and what it does; ``brokers`` is how many the cluster must have."""
 
     name: str
     strike: Callable[[World], None]
+    brokers: int = 1
 
 
 def _sigkill(world: World) -> None:
@@ -50,9 +55,10 @@ def _sigterm(world: World) -> None:
 
 
 def _zombie(world: World) -> None:
-    """Longer than the session: the group gives its partitions away while it sleeps."""
+    """Asleep until its partitions are somebody else's, and then some: it wakes up amidst what is not its own."""
     pid = world.signal_worker(signal.SIGSTOP)
-    time.sleep(world.random.uniform(8, 12))
+    world.await_takeover(pid)
+    time.sleep(world.random.uniform(1, 4))
     world.resume_worker(pid)
 
 
@@ -63,9 +69,16 @@ def _storm(world: World) -> None:
 
 
 def _broker(world: World) -> None:
-    world.kill_broker()
+    broker = world.kill_broker()
     time.sleep(world.random.uniform(0.5, 3))
-    world.start_broker()
+    world.start_broker(broker)
+
+
+def _leader(world: World) -> None:
+    """The leader of a partition dies and the others go on without it, for a while."""
+    broker = world.kill_leader()
+    time.sleep(world.random.uniform(2, 6))
+    world.start_broker(broker)
 
 
 FAULTS = (
@@ -74,10 +87,11 @@ FAULTS = (
     Fault("worker-zombie", _zombie),
     Fault("rebalance-storm", _storm),
     Fault("broker-sigkill", _broker),
+    Fault("leader-sigkill", _leader, brokers=3),
 )
 
 
-def draw(rng: random.Random, count: int, only: tuple[str, ...] = ()) -> list[Fault]:
-    """``count`` faults, any of them or those named ``only``."""
-    choice = [fault for fault in FAULTS if not only or fault.name in only]
+def draw(rng: random.Random, count: int, only: tuple[str, ...] = (), brokers: int = 1) -> list[Fault]:
+    """``count`` faults, any that a cluster of so many brokers can have, or those of them named ``only``."""
+    choice = [fault for fault in FAULTS if fault.brokers <= brokers and (not only or fault.name in only)]
     return [rng.choice(choice) for _ in range(count)]

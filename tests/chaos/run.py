@@ -1,7 +1,8 @@
 """Run seeds of faults: ``make chaos ARGS="--seeds 5 --start 1 --json"``. Exit code 1 if any is lost or out of order.
 
 One seed: two workers, a producer that keeps sending numbered events of 40 keys, 1 % poison, 5 % failing, 1 % hopeless,
-three faults drawn from the seed. Then everything must settle; a file of effects and the log are judged.
+three faults drawn from the seed; with ``--brokers 3`` also changes of a partition's leader. Then everything must
+settle; a file of effects and the log are judged.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import Producer
+from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -34,6 +35,7 @@ __all__ = ["main", "run_seed"]
 KEYS = 40
 PARTITIONS = 4
 SETTLE_SECONDS = 120.0
+BROKER = {"group.consumer.session.timeout.ms": "5000"}  # so that a frozen worker is soon given up
 
 
 class Seed:
@@ -45,15 +47,17 @@ class Seed:
         self.seed = seed
         self.random = random.Random(seed)
         self.stack = stack
-        endpoints = stack.endpoints()
-        assert endpoints is not None
-        self.bootstrap = endpoints.bootstrap
+        self.bootstrap = stack.up("kafka").bootstrap
+        self.admin = AdminClient({"bootstrap.servers": self.bootstrap})
+        self.brokers = sum(part.name.startswith("broker") for part in stack.status())
         self.name = f"chaos-{seed}-{uuid.uuid4().hex[:6]}"
         self.topic = f"{self.name}.steps"
         self.folder = folder
         self.effects = folder / f"{self.name}.effects"
         self.workers: list[subprocess.Popen[bytes]] = []
-        self.faults = draw(self.random, faults, only)
+        self.faults = draw(self.random, faults, only, self.brokers)
+        self.verdict = Verdict(seed, [fault.name for fault in self.faults])
+        self._members: dict[int, str] = {}
         self.events = events
         self.sent: list[Event] = []
         self.poison: set[Event] = set()
@@ -65,19 +69,21 @@ class Seed:
     def start_worker(self) -> None:
         """One more worker, with a static identity of its own."""
         self._started += 1
+        member = f"{self.name}-w{self._started}"
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("HEADWATER_")},
             "HEADWATER_KAFKA_BOOTSTRAP": self.bootstrap,
-            "HEADWATER_WORKER_ID": f"{self.name}-w{self._started}",
+            "HEADWATER_WORKER_ID": member,
             "HEADWATER_WORKER_DRAIN": "5s",
             "HEADWATER_WORKER_COMMIT_INTERVAL": "200ms",
         }
-        log = (self.folder / f"{self.name}-w{self._started}.log").open("wb")
+        log = (self.folder / f"{member}.log").open("wb")
         command = [sys.executable, "-m", "chaos.worker", self.name, self.topic, str(self.effects), str(self.seed)]
         with log:
             self.workers.append(
                 subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=Path(__file__).parent.parent)
             )
+        self._members[self.workers[-1].pid] = member
 
     def signal_worker(self, number: int) -> int:
         worker = self.random.choice(self.workers)
@@ -93,26 +99,70 @@ class Seed:
     def resume_worker(self, pid: int) -> None:
         os.kill(pid, signal.SIGCONT)
 
+    def await_takeover(self, pid: int, seconds: float = 40.0) -> None:
+        """Wait until the group has given every partition to others than this worker; the verdict counts it."""
+        frozen = self._members[pid]
+        if len(self.workers) < 2:
+            self.start_worker()
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            held = self._assignment()
+            if frozen not in held and sum(held.values()) == PARTITIONS:
+                self.verdict.takeovers += 1
+                return
+            time.sleep(0.5)
+        self.verdict.without_effect += 1
+        self.verdict.violations.append(f"nobody took the partitions of {frozen} over within {seconds:.0f} s")
+
+    def _assignment(self) -> dict[str, int]:
+        """Partitions of the topic by member, as the group's coordinator tells it."""
+        described = self.admin.describe_consumer_groups([self.name])[self.name].result(timeout=10)
+        return {
+            member.client_id: sum(tp.topic == self.topic for tp in member.assignment.topic_partitions)
+            for member in described.members
+        }
+
     def scale(self, workers: int) -> None:
         while len(self.workers) > workers:
             self.signal_worker(signal.SIGTERM)
         while len(self.workers) < workers:
             self.start_worker()
 
-    def kill_broker(self) -> None:
-        self.stack.kill(self._broker(), signal.SIGKILL)
+    def kill_broker(self) -> str:
+        broker = f"broker-{self.random.randint(1, self.brokers)}"
+        self.stack.kill(broker, signal.SIGKILL)
+        return broker
 
-    def start_broker(self) -> None:
-        self.stack.start(self._broker())
+    def start_broker(self, name: str) -> None:
+        self.stack.start(name)
 
-    def _broker(self) -> str:
-        return next(part.name for part in self.stack.status() if part.name.startswith("broker"))
+    def kill_leader(self, seconds: float = 30.0) -> str:
+        """Kill the leader of a partition of the topic and wait until another leads; the verdict counts it."""
+        partition = self.random.randrange(PARTITIONS)
+        leader = self._leader(partition)
+        broker = f"broker-{leader}"
+        self.stack.kill(broker, signal.SIGKILL)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if self._leader(partition) not in (leader, -1):
+                self.verdict.leader_changes += 1
+                return broker
+            time.sleep(0.2)
+        self.verdict.without_effect += 1
+        self.verdict.violations.append(f"nobody led partition {partition} after {broker} within {seconds:.0f} s")
+        return broker
+
+    def _leader(self, partition: int) -> int:
+        try:
+            leader: int = self.admin.list_topics(self.topic, timeout=10).topics[self.topic].partitions[partition].leader
+        except KafkaException:
+            return -1
+        return leader
 
     # -- the run --------------------------------------------------------------------------------------------------
 
     def run(self) -> Verdict:
-        admin = AdminClient({"bootstrap.servers": self.bootstrap})
-        admin.create_topics([NewTopic(self.topic, PARTITIONS, 1)])[self.topic].result()
+        self.admin.create_topics([NewTopic(self.topic, PARTITIONS, min(3, self.brokers))])[self.topic].result()
         sending = threading.Thread(target=self._send)
         try:
             self.start_worker()
@@ -130,8 +180,7 @@ class Seed:
             self._stop_workers()
         dead = set(map(self._event, read_dead(self.bootstrap, f"{self.topic}.{self.name}.dlt")))
         doomed = {event for event in self.sent if failures_of(self.seed, *event) == 99} | self.poison
-        verdict = Verdict(self.seed, [fault.name for fault in self.faults])
-        return judge(verdict, self.sent, read_effects(self.effects), dead, doomed, self.struck)
+        return judge(self.verdict, self.sent, read_effects(self.effects), dead, doomed, self.struck)
 
     def _send(self) -> None:
         """Send at a steady pace until the faults are over; only what the broker acknowledged counts."""
@@ -221,6 +270,7 @@ def main() -> int:
     parser.add_argument("--start", type=int, default=1)
     parser.add_argument("--events", type=int, default=6000)
     parser.add_argument("--faults", type=int, default=3)
+    parser.add_argument("--brokers", type=int, default=1, choices=[1, 3])
     parser.add_argument("--only", action="append", default=[], choices=[fault.name for fault in FAULTS])
     parser.add_argument("--json", action="store_true", help="end with one JSON line")
     parser.add_argument("--keep", type=Path, help="keep effects and logs in this folder")
@@ -229,14 +279,15 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        with Stack(folder / "stack", ports="free") as stack:
-            stack.up("kafka")
+        stack = Stack(folder / "stack", ports="free", brokers=options.brokers, broker_properties=BROKER)
+        try:
             for seed in range(options.start, options.start + options.seeds):
                 verdict = run_seed(
                     seed, stack, folder, events=options.events, faults=options.faults, only=tuple(options.only)
                 )
                 verdicts.append(verdict)
                 _show(verdict)
+        finally:
             stack.down(wipe=True)
     if options.json:
         print(json.dumps(_summary(verdicts)))
@@ -249,6 +300,7 @@ def _show(verdict: Verdict) -> None:
         f"{word} seed {verdict.seed}: {verdict.acked} acked, {verdict.lost} lost, "
         f"{verdict.order_violations} out of order, "
         f"{verdict.duplicates} repeated, {verdict.wrong_deaths} wrong deaths, "
+        f"{verdict.takeovers} takeovers, {verdict.leader_changes} leader changes, "
         f"longest pause {verdict.recovery_seconds:.1f} s "
         f"[{', '.join(verdict.faults)}]",
         file=sys.stderr,
@@ -266,6 +318,9 @@ def _summary(verdicts: list[Verdict]) -> dict[str, Any]:
         "order_violations": sum(verdict.order_violations for verdict in verdicts),
         "duplicates": sum(verdict.duplicates for verdict in verdicts),
         "wrong_deaths": sum(verdict.wrong_deaths for verdict in verdicts),
+        "takeovers": sum(verdict.takeovers for verdict in verdicts),
+        "leader_changes": sum(verdict.leader_changes for verdict in verdicts),
+        "without_effect": sum(verdict.without_effect for verdict in verdicts),
         "recovery_seconds_max": round(max((verdict.recovery_seconds for verdict in verdicts), default=0.0), 2),
     }
 

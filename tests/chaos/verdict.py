@@ -25,7 +25,14 @@ class Effect:
 
 @dataclass(slots=True)
 class Verdict:
-    """What one seed showed. ``violations`` names the first few, for a human."""
+    """What one seed showed.
+
+    Attributes:
+        takeovers: frozen workers whose partitions went to others while they slept.
+        leader_changes: killed brokers of whose partitions another became the leader.
+        without_effect: frozen workers and killed leaders that nobody replaced: such a run proves nothing, so it fails.
+        violations: the first few, for a human.
+    """
 
     seed: int
     faults: list[str]
@@ -34,12 +41,15 @@ class Verdict:
     order_violations: int = 0
     duplicates: int = 0
     wrong_deaths: int = 0
+    takeovers: int = 0
+    leader_changes: int = 0
+    without_effect: int = 0
     recovery_seconds: float = 0.0
     violations: list[str] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
-        return not (self.lost or self.order_violations or self.wrong_deaths)
+        return not (self.lost or self.order_violations or self.wrong_deaths or self.without_effect)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -6,7 +6,7 @@ import fcntl
 import shutil
 import signal
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -58,6 +58,7 @@ class Stack:
         brokers: Kafka nodes, 1 or 3; default: as the folder has, else 1. With 3, topics are replicated three times.
         ports: see ``PortChoice``. A folder's ports stay the same over restarts while they are free.
         progress: told about downloads.
+        broker_properties: Kafka's properties for each broker, beside and before ours; not kept with the folder.
 
     Raises:
         UsageError: ``brokers`` is neither 1 nor 3.
@@ -71,12 +72,14 @@ class Stack:
         brokers: int | None = None,
         ports: PortChoice = "auto",
         progress: Progress | None = None,
+        broker_properties: Mapping[str, str] | None = None,
     ) -> None:
         if brokers not in (None, 1, 3):
             raise UsageError(f"{brokers} brokers: pass 1, or 3 for a replicated cluster")
         self.state_dir = state_dir or places.state_dir()
         self._root = self.state_dir / "stack"
         self._brokers = brokers
+        self._broker_properties = dict(broker_properties or {})
         self._ports: PortChoice = ports
         self._downloads = Downloads(cache_dir or places.cache_dir(), progress)
 
@@ -239,6 +242,7 @@ class Stack:
                 cluster_id=layout.cluster_id,
                 controllers=controllers,
                 downloads=self._downloads,
+                properties=self._broker_properties,
             )
             for node in layout.brokers
         ]
