@@ -72,11 +72,9 @@ class Membership(Protocol):
 
     def resume(self, partitions: Iterable[TP]) -> None: ...
 
-    async def committed(self, partitions: Collection[TP]) -> dict[TP, int | None]: ...
-
     async def watermarks(self, partitions: Collection[TP]) -> dict[TP, tuple[int, int]]: ...
 
-    async def committed_told(self, partitions: Collection[TP]) -> dict[TP, str]: ...
+    async def committed_told(self, partitions: Collection[TP]) -> tuple[dict[TP, int | None], dict[TP, str]]: ...
 
     def commit_soon(self, offsets: Mapping[TP, int], told: Mapping[TP, str]) -> None: ...
 
@@ -208,10 +206,9 @@ class HandlerPool:
         family = self._family_of[main.topic]
         siblings = self._siblings(main)
         returning = siblings - {main}
-        committed = await until_available(lambda: self._group.committed(siblings))
+        committed, told = await until_available(lambda: self._group.committed_told(siblings))
         marks = await until_available(lambda: self._group.watermarks(returning))
         ranges = {tp: (max(committed[tp] or 0, low), high) for tp, (low, high) in marks.items()}
-        told = await until_available(lambda: self._group.committed_told(siblings))
         done = {tp: decode(committed[tp] or 0, told[tp]) for tp in siblings}
         fences = await until_available(lambda: self._fences(family, main.partition, ranges, done))
         for runner in self._concerned(siblings):

@@ -128,6 +128,7 @@ class Runner:
         self._pulling: Iterator[Message] = iter(self._batch)
         self._batches: deque[tuple[TP, list[Message]]] = deque()
         self._positions: dict[TP, int] = {}
+        self._given_up: dict[TP, set[int]] = {}  # dropped one by one in a drain: unsettled, amidst what is settled
         self._waiting = 0
         self._known: set[bytes] = set()  # wire prefixes whose schema is at hand
 
@@ -243,6 +244,7 @@ class Runner:
         self._emitter.forget(gone)
         self._returns.forget(gone)
         for tp in gone:
+            self._given_up.pop(tp, None)
             self._positions.pop(tp, None)
             self._epochs.pop(tp.partition, None)
             self._fences.pop(tp.partition, None)
@@ -256,14 +258,14 @@ class Runner:
         for record in self._ready:
             if record.tp in gone:
                 record.lane.running = None
-                dropped.append((record.tp, record.offset))
+                self._given_up.setdefault(record.tp, set()).add(record.offset)
         self._ready = deque(record for record in self._ready if record.tp not in gone)
         for lane in self._lanes.values():
             if isinstance(lane, Lane):
                 self._waiting -= len(lane.waiting)
-                dropped += [(record.tp, record.offset) for record in lane.drop(gone)]
+                for record in lane.drop(gone):
+                    self._given_up.setdefault(record.tp, set()).add(record.offset)
                 self._waiting += len(lane.waiting)
-        dropped += [(tp, offset) for tp, offset in self._returns.unsettled() if tp in gone]
         for tp, offset in dropped:
             self._positions[tp] = min(offset, self._positions.get(tp, offset))
         if not self._batches and not self._left():
@@ -305,6 +307,7 @@ class Runner:
     def reset(self, tp: TP, offset: int) -> None:
         """The partition is read again from ``offset``; what of it is in memory is dropped, what runs is not."""
         self._drop_unstarted(frozenset([tp]))
+        self._given_up.pop(tp, None)
         self._positions[tp] = offset
 
     async def room(self) -> None:
@@ -724,6 +727,7 @@ class Runner:
 
     def _begun(self) -> Iterator[tuple[TP, int]]:
         """Each record that was begun and is not settled."""
+        yield from ((tp, offset) for tp, offsets in self._given_up.items() for offset in offsets)
         for lane in self._lanes.values():
             if isinstance(lane, Lane):
                 yield from ((record.tp, record.offset) for record in lane.in_memory())

@@ -138,14 +138,11 @@ class MemoryBroker:
     def resume(self, partitions: Iterable[TP]) -> None:
         self.paused.difference_update(partitions)
 
-    async def committed(self, partitions: Collection[TP]) -> dict[TP, int | None]:
-        return {tp: self.offsets.get(tp) for tp in partitions}
-
     async def watermarks(self, partitions: Collection[TP]) -> dict[TP, tuple[int, int]]:
         return {tp: (0, len(self.topics[tp.topic][tp.partition])) for tp in partitions}
 
-    async def committed_told(self, partitions: Collection[TP]) -> dict[TP, str]:
-        return {tp: self.told.get(tp, "") for tp in partitions}
+    async def committed_told(self, partitions: Collection[TP]) -> tuple[dict[TP, int | None], dict[TP, str]]:
+        return {tp: self.offsets.get(tp) for tp in partitions}, {tp: self.told.get(tp, "") for tp in partitions}
 
     def commit_soon(self, offsets: Mapping[TP, int], told: Mapping[TP, str]) -> None:
         self.offsets.update(offsets)

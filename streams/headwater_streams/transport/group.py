@@ -352,14 +352,17 @@ class GroupConsumer:
         """
         return await self._call(self._committed, partitions, timeout)
 
-    async def committed_told(self, partitions: Collection[TP], timeout: float = 10.0) -> dict[TP, str]:
-        """The metadata of the group's committed offset of each partition.
+    async def committed_told(
+        self, partitions: Collection[TP], timeout: float = 10.0
+    ) -> tuple[dict[TP, int | None], dict[TP, str]]:
+        """``committed``, and the metadata of the same commits.
 
         Raises:
             BrokerUnavailable: no answer within ``timeout`` seconds.
         """
         answer = await self._call(self._ask_committed, partitions, timeout)
-        return {TP(tp.topic, tp.partition): tp.metadata or "" for tp in answer}
+        offsets = {TP(tp.topic, tp.partition): tp.offset if tp.offset >= 0 else None for tp in answer}
+        return offsets, {TP(tp.topic, tp.partition): tp.metadata or "" for tp in answer}
 
     def _committed(self, partitions: Collection[TP], timeout: float) -> dict[TP, int | None]:
         answer = self._ask_committed(partitions, timeout)

@@ -165,6 +165,8 @@ class Transactions:
     async def _commit(self) -> None:
         if self._doomed is not None:
             raise _Abort(self._doomed)
+        # First, so that a rebalance from here on makes it stale and the brokers refuse what it vouches for.
+        metadata = await self._group.group_metadata()
         if self.sender.used and await self.sender.flush(_ANSWER):
             raise _Abort(BrokerUnavailable(f"what was sent was not acknowledged within {_ANSWER:.0f} s"))
         await self._pool.quiet()
@@ -173,7 +175,6 @@ class Transactions:
         offsets, told = self._pool.marks()
         if not offsets and not self.sender.used:
             return
-        metadata = await self._group.group_metadata()
         await asyncio.to_thread(self._send_and_commit, offsets, told, metadata)
         self._pool.committed(offsets, told)
         self.committed += 1
