@@ -10,10 +10,11 @@ from cache.resp import RespPort
 from cache.schedules import play
 from headwater_cache.scripts import APPLY
 
-SCHEDULES = 1200
+SCHEDULES = 2000
 
 
-def test_no_schedule_leaves_a_key_wrong(port: RespPort) -> None:
+@pytest.mark.parametrize("fifth", range(5))
+def test_no_schedule_leaves_a_key_wrong(port: RespPort, fifth: int) -> None:
     """Interleavings with accidents, other ones at each run; `make chaos-cache` plays as many as you like."""
     base = random.SystemRandom().randrange(10**9)
     print(f"seeds {base} to {base + SCHEDULES - 1}")
