@@ -104,9 +104,9 @@ def latencies(url: str, bootstrap: str, rows: int, rate: float) -> tuple[list[fl
     seen: list[float] = []
     with closing(Consumer(config)) as consumer:
         consumer.assign([TopicPartition(TOPIC, number, _end(consumer, number)) for number in range(PARTITIONS)])
-        with process(RELAY, url, bootstrap):
+        with process(RELAY, url, bootstrap) as relay:
             time.sleep(2.0)  # it has looked, found nothing, and listens
-            with process(WRITER, sys.path[0], url, str(rows), str(rate)):
+            with process(WRITER, sys.path[0], url, str(rows), str(rate)) as writer:
                 first = last = 0.0
                 quiet_since = time.monotonic()
                 while len(seen) < rows and time.monotonic() - quiet_since < 30:
@@ -118,7 +118,8 @@ def latencies(url: str, bootstrap: str, rows: int, rate: float) -> tuple[list[fl
                     first = first or last
                     seen.append(last - message.timestamp()[1] / 1000)
                     quiet_since = time.monotonic()
-    assert len(seen) >= rows, f"{len(seen)} of {rows} events arrived"
+                ended = f"(relay: {relay.poll()}, writer: {writer.poll()})"
+                assert len(seen) >= rows, f"{len(seen)} of {rows} events arrived {ended}"
     return sorted(seen), len(seen) / (last - first)
 
 
