@@ -195,7 +195,6 @@ def test_any_interleaving_ends_equal(
     seed = random.SystemRandom().randrange(10**9)
     print(f"seed {seed}")
     rng = random.Random(seed)
-    print(f"seed {seed}")
     fill(database, 60)
     table.prepare()
     connections = [psycopg.connect(database_url, options="-c lock_timeout=1") for _ in range(3)]
