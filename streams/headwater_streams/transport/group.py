@@ -337,7 +337,9 @@ class GroupConsumer:
         taken = asyncio.ensure_future(self._revoking.wait())
         try:
             await asyncio.wait({asked, taken}, return_when=asyncio.FIRST_COMPLETED)
-            return asked.result() if asked.done() else self._metadata
+            if asked.done():
+                self._metadata = asked.result()
+            return self._metadata
         finally:
             taken.cancel()
 
@@ -479,7 +481,13 @@ class GroupConsumer:
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         theirs = _tps(partitions)
         assert self._loop is not None
-        drained = asyncio.run_coroutine_threadsafe(self._drain(theirs, self._group_metadata()), self._loop)
+        if self._metadata is not None:  # somebody uses transactions
+            try:
+                self._metadata = self._group_metadata()
+            except (KafkaException, RuntimeError) as exc:
+                # A client that is closing may not answer; what it said last holds unless there was a rebalance.
+                logger.debug("no group metadata while leaving: %r", exc)
+        drained = asyncio.run_coroutine_threadsafe(self._drain(theirs), self._loop)
         offsets, told = drained.result()
         try:
             self._commit(offsets, told)
@@ -487,8 +495,7 @@ class GroupConsumer:
             logger.warning("partitions handed over without their last commit, their records come again: %s", exc)
         self._unassign(consumer, partitions)
 
-    async def _drain(self, partitions: frozenset[TP], metadata: Any) -> Marks:
-        self._metadata = metadata
+    async def _drain(self, partitions: frozenset[TP]) -> Marks:
         self._revoking.set()
         try:
             return await self._listener.on_revoked(partitions)

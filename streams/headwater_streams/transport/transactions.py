@@ -167,6 +167,8 @@ class Transactions:
             raise _Abort(self._doomed)
         # First, so that a rebalance from here on makes it stale and the brokers refuse what it vouches for.
         metadata = await self._group.group_metadata()
+        if metadata is None:
+            raise _Abort(BrokerUnavailable("partitions are taken before the group told who we are in it"))
         if self.sender.used and await self.sender.flush(_ANSWER):
             raise _Abort(BrokerUnavailable(f"what was sent was not acknowledged within {_ANSWER:.0f} s"))
         await self._pool.quiet()
