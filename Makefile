@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
 MEMBERS := schemas producers cache streams tasks ops
 ARGS ?=
+JOBS ?= 2
 
 .PHONY: help setup demo test lint format docs bench lock clean
 
@@ -29,8 +30,8 @@ $(VENV)/.ready: $(BIN)/uv requirements.lock $(addsuffix /pyproject.toml,$(MEMBER
 demo: setup ## replay a year of real flights through the whole pipeline and check every figure
 	@$(BIN)/headwater demo $(ARGS)
 
-test: setup ## unit and integration tests on the real embedded stack
-	@$(BIN)/pytest $(ARGS)
+test: setup ## unit and integration tests on the real embedded stack, in JOBS processes (2), each with servers of its own
+	@$(BIN)/pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: setup ## ruff, strict typing, import layers
 	@$(BIN)/ruff check .
@@ -131,12 +132,15 @@ bench-cache-memory: setup ## bytes of Redis memory per entry, against plain keys
 	@$(CACHE_BENCH)/cache_memory.py $(ARGS)
 
 # --- streams -----------------------------------------------------------------------------------------------------
-.PHONY: chaos bench-handler bench-io
+.PHONY: chaos chaos-demo bench-handler bench-io
 bench-handler: setup ## a no-op handler against the bare loop and Faust as shipped (ARGS="--json")
 	@$(BIN)/python bench/handler.py $(ARGS)
 
 bench-io: setup ## a handler of 5 ms of asynchronous I/O, 1,000 keys, in order (ARGS="--json")
 	@$(BIN)/python bench/handler.py --io $(ARGS)
+
+chaos-demo: setup ## the demo with its worker killed twice in the middle
+	@$(BIN)/pytest -m chaos tests/demo $(ARGS)
 
 chaos: setup ## seeded faults on real processes: lost, order violations, duplicates (ARGS="--seeds 5 --start 1 --json")
 	@PYTHONPATH=tests $(BIN)/python -m chaos.run $(ARGS)

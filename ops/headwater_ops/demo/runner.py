@@ -45,10 +45,10 @@ _OWN_TOPICS = (*SENT_TOPICS, LEGS, DELAYED, *(change_topic(entity) for entity in
 _TUNING = {
     "HEADWATER_WORKER_COMMIT_INTERVAL": "250ms",
     # Fewer and fuller requests leave the broker's share of the processor to the others; one carries one partition.
-    "HEADWATER_WORKER_FETCH_MIN_BYTES": "65536",
-    "HEADWATER_WORKER_FETCH_WAIT": "50ms",
-    "HEADWATER_PRODUCER_LINGER": "50ms",
-    "HEADWATER_WORKER_LINGER": "50ms",
+    "HEADWATER_WORKER_FETCH_MIN_BYTES": "262144",
+    "HEADWATER_WORKER_FETCH_WAIT": "100ms",
+    "HEADWATER_PRODUCER_LINGER": "100ms",
+    "HEADWATER_WORKER_LINGER": "100ms",
     # Servers, worker and replay share a few cores here: a stall of a second says nothing about Redis.
     "HEADWATER_REDIS_TIMEOUT": "5s",
 }
@@ -158,7 +158,7 @@ class Demo:
         rate: float | None,
         figures: Figures,
     ) -> Sending:
-        every = 50 if len(data.flights) < 50_000 else 200
+        every = 50 if len(data.flights) < 50_000 else 400
         visibility = Visibility(entities.view(FLIGHT).get_many, SystemClock(), every=every)
         sending = Sending(data, producer, poisoner, visibility, rate=rate)
         shown = 0.0

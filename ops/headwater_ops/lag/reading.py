@@ -176,7 +176,10 @@ def _since(message: Message, kind: Kind) -> float:
 
 
 def _groups(log: Log, names: Collection[str] | None, failed: list[HeadwaterError] | None) -> list[_Group]:
-    known = {listed.group_id for listed in _answer(log.admin.list_consumer_groups(), "listing groups").valid}
+    listed = _answer(log.admin.list_consumer_groups(), "listing groups")
+    if listed.errors:  # a broker that has just started knows its groups a moment later: a part is not all of them
+        raise translate(kafka_error(listed.errors[0]), "listing groups")
+    known = {group.group_id for group in listed.valid}
     for name in names or ():
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
