@@ -267,6 +267,11 @@ class StreamApp(faust.App):
 
     def _declare(self, topics: tuple[str, ...], options: dict[str, Any]) -> Callable[[F], F]:
         def declare(function: F) -> F:
+            if self.processing == "transactional" and getattr(function, "awaits_acknowledgements", False):
+                raise UsageError(
+                    "an @idempotent handler waits until what it emitted is acknowledged, and in a transaction nothing "
+                    'is before it returns: leave @idempotent off, or processing="at-least-once"'
+                )
             spec = HandlerSpec.of(function, topics, **options)
             if any(spec.name == other.name for other in self.specs):
                 raise UsageError(f"two handlers are called {spec.name}: give one of them name='…'")

@@ -110,8 +110,10 @@ class Projection:
     async def _apply(self, batch: RecordBatch, changes: Sequence[Change], deleted: Sequence[Change] = ()) -> list[str]:
         """Into the view first: whoever lists trusts it, so the index may be behind and not ahead. Gives what of
         ``deleted`` is gone from it."""
+        # Redriven records stand before what was applied long ago: they are no position of ours.
+        positions = None if batch.redriven else {TopicPartition(*batch.tp): batch.offsets[-1] + 1}
         try:
-            results = await self.view.aapply_many(changes, positions={TopicPartition(*batch.tp): batch.offsets[-1] + 1})
+            results = await self.view.aapply_many(changes, positions=positions)
         except ContinuityLost as lost:
             raise self._rewind(lost) from lost
         if not deleted:

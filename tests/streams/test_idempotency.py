@@ -26,7 +26,7 @@ from headwater_cache import RedisSettings
 from headwater_schemas.clock import ManualClock
 from headwater_schemas.durations import seconds
 from headwater_schemas.errors import CacheUnavailable, Unavailable, UsageError
-from headwater_streams import DeadLetter, EventContext, Retry
+from headwater_streams import DeadLetter, EventContext, Retry, StreamApp
 from headwater_streams.idempotency import InProgress, RedisMarks, idempotent
 from headwater_streams.idempotency.inbox import Inbox, InboxMark, InboxUnavailable, create_inbox, purge_inbox
 from headwater_streams.testing import StreamKit
@@ -636,3 +636,15 @@ def test_any_text_will_do_as_a_key(engine: Engine, key: str) -> None:
     handler("a", happened())
     handler("b", happened())
     assert booked(engine) == ["a"]
+
+
+def test_it_is_refused_in_a_transactional_app(marks: RedisMarks, name: str) -> None:
+    known = memory_app()
+    app = StreamApp("billing", catalogue=known.catalogue, codec=known.codec, processing="transactional")
+
+    @idempotent(marks, name=name)
+    async def charge(value: dict[str, Any], event: EventContext) -> None:
+        """Nothing."""
+
+    with pytest.raises(UsageError, match="leave @idempotent off"):
+        app.handler(TOPIC)(charge)

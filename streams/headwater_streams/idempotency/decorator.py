@@ -103,6 +103,7 @@ def idempotent(
         # What the app reads: the value's type is the function's, and an event is always wanted.
         event = inspect.Parameter("event", inspect.Parameter.POSITIONAL_OR_KEYWORD)
         handler.__signature__ = inspect.Signature([value, event])  # type: ignore[attr-defined]
+        handler.awaits_acknowledgements = True  # type: ignore[attr-defined]
         return handler
 
     return decorate

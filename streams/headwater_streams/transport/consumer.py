@@ -54,6 +54,7 @@ class Consumer(faust_consumer.Consumer):
         self._throttled: set[TP] = set()
         self._skipped: dict[TP, int] = {}
         self._next: dict[TP, int] = {}
+        self._moves: dict[TP, int] = {}
         self._handover: dict[TP, int] | None = None
         self._regroup: asyncio.Task[None] | None = None
         self._changed = False
@@ -214,10 +215,12 @@ class Consumer(faust_consumer.Consumer):
                 continue
             tp, batch = await self._inbox.get()
             self._inbox_records -= len(batch)
-            generation = self.app.consumer_generation_id
+            generation, moves = self.app.consumer_generation_id, self._moves.get(tp, 0)
             for message in batch:
                 if not self.flow_active or generation != self.app.consumer_generation_id:
                     break  # a rebalance seeks to what is committed, so these come again
+                if moves != self._moves.get(tp, 0):
+                    break  # fetched before a seek: giving them would hide what comes again before them
                 if tp in self._paused_partitions:
                     self._skipped[tp] = min(message.offset(), self._skipped.get(tp, message.offset()))
                     continue
@@ -355,14 +358,17 @@ class Consumer(faust_consumer.Consumer):
     def resume_partitions(self, tps: Iterable[TP]) -> None:
         resumed = list(tps)
         super().resume_partitions(resumed)
-        skipped = {tp: self._skipped.pop(tp) for tp in resumed if tp in self._skipped}
+        skipped = {tp for tp in resumed if tp in self._skipped}
         if skipped:
-            self.add_future(self._resume_at(skipped))
+            self.add_future(self._resume_skipped(skipped))
         self.group.resume(tp for tp in resumed if tp not in skipped)
 
-    async def _resume_at(self, offsets: dict[TP, int]) -> None:
-        await self._move_to(offsets)
-        self.group.resume(offsets)
+    async def _resume_skipped(self, tps: set[TP]) -> None:
+        """Go back to what was skipped during the pause, unless a seek has gone further back meanwhile."""
+        offsets = {tp: self._skipped[tp] for tp in tps if tp in self._skipped}
+        if offsets:
+            await self._move_to(offsets)
+        self.group.resume(tps - self._paused_partitions)
 
     def on_buffer_full(self, tp: TP) -> None:
         super().on_buffer_full(tp)
@@ -400,11 +406,19 @@ class Consumer(faust_consumer.Consumer):
 
     async def _move_to(self, offsets: Mapping[TP, int]) -> None:
         """Seek, and forget what was fetched from where we stood before: it would be delivered twice."""
+        # What was skipped before the seek comes again by it; what is skipped while it is under way, too.
+        self._forget_skipped(offsets)
         await self.group.seek(offsets)
+        self._forget_skipped(offsets)
         self._next.update(offsets)
+        self._moves.update({tp: self._moves.get(tp, 0) + 1 for tp in offsets})
         kept = [entry for entry in self._take_inbox() if entry[0] not in offsets]
         for tp, batch in kept:
             self._deliver(tp, batch)
+
+    def _forget_skipped(self, tps: Iterable[TP]) -> None:
+        for tp in tps:
+            self._skipped.pop(tp, None)
 
     def _take_inbox(self) -> Batches:
         taken = []
