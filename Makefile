@@ -31,7 +31,7 @@ demo: setup ## replay a year of real flights through the whole pipeline and chec
 	@$(BIN)/headwater demo $(ARGS)
 
 test: setup ## unit and integration tests on the real embedded stack, in JOBS processes (2), each with servers of its own
-	@$(BIN)/pytest -n $(JOBS) --dist loadfile $(ARGS)
+	@$(BIN)/pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: setup ## ruff, strict typing, import layers
 	@$(BIN)/ruff check .

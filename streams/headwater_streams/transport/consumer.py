@@ -8,6 +8,7 @@ rebalance does not concern the handlers, which keep running through an increment
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -55,6 +56,7 @@ class Consumer(faust_consumer.Consumer):
         self._skipped: dict[TP, int] = {}
         self._next: dict[TP, int] = {}
         self._moves: dict[TP, int] = {}
+        self._current: tuple[TP, deque[Message], int] | None = None
         self._handover: dict[TP, int] | None = None
         self._regroup: asyncio.Task[None] | None = None
         self._changed = False
@@ -213,21 +215,29 @@ class Consumer(faust_consumer.Consumer):
             if not self.flow_active:
                 await self.wait_first(self.can_resume_flow.wait())
                 continue
-            tp, batch = await self._inbox.get()
-            self._inbox_records -= len(batch)
-            generation, moves = self.app.consumer_generation_id, self._moves.get(tp, 0)
-            for message in batch:
-                if not self.flow_active or generation != self.app.consumer_generation_id:
-                    break  # a rebalance seeks to what is committed, so these come again
-                if moves != self._moves.get(tp, 0):
-                    break  # fetched before a seek: giving them would hide what comes again before them
-                if tp in self._paused_partitions:
-                    self._skipped[tp] = min(message.offset(), self._skipped.get(tp, message.offset()))
-                    continue
-                await self._give(tp, message)
+            if self._current is None:
+                tp, batch = await self._inbox.get()
+                self._inbox_records -= len(batch)
+                self._current = tp, deque(batch), self._moves.get(tp, 0)
+                continue  # the flow may have stopped while we waited
+            await self._give_current(*self._current)
             if self._throttled and self._inbox_records < _INBOX_RECORDS // 2:
                 self.group.resume(self._throttled - self._paused_partitions)
                 self._throttled.clear()
+
+    async def _give_current(self, tp: TP, batch: deque[Message], moves: int) -> None:
+        """Give records until the flow stops; the rest waits, since not every stop is followed by a seek."""
+        while batch and self.flow_active:
+            if moves != self._moves.get(tp, 0) or tp not in self._agent_tps:
+                batch.clear()  # fetched before a seek: giving them would hide what comes again before them
+                break
+            message = batch.popleft()
+            if tp in self._paused_partitions:
+                self._skipped[tp] = min(message.offset(), self._skipped.get(tp, message.offset()))
+                continue
+            await self._give(tp, message)
+        if not batch:
+            self._current = None
 
     async def _give(self, tp: TP, message: Message) -> None:
         offset = message.offset()
@@ -339,6 +349,10 @@ class Consumer(faust_consumer.Consumer):
             self._changed = False
             if not self.app.rebalancing:
                 self.app.on_rebalance_start()
+            # Faust stops the flow when partitions are revoked, and resumes it once it has sought; it resumes the
+            # partitions before that, and what came between would be given twice.
+            self.stop_flow()
+            self.app.flow_control.suspend()
             self.app.consumer_generation_id += 1
             self._take_inbox()
             self._skipped.clear()
