@@ -15,11 +15,16 @@ import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from backends.backend import Backend, chosen
 from backends.embedded import embedded
 from headwater_ops.stack import Endpoints, Stack
 from headwater_schemas.settings import Environment
+
+# How long an example takes says nothing here: servers and other tests share the processor.
+settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared")
 
 _SERVERS = {"bootstrap", "redis_url", "registry_url", "endpoints", "env", "stack"}
 
