@@ -20,7 +20,6 @@ from headwater_producers.client import ANY_PARTITION, Client, OnDelivery, in_eve
 from headwater_producers.delivery import Delivery
 from headwater_producers.envelope import Envelope, Header
 from headwater_producers.errors import DeliveryPending
-from headwater_producers.pace import Pace
 from headwater_producers.route import Route
 from headwater_producers.settings import ProducerSettings
 from headwater_producers.spool import Spooler
@@ -28,6 +27,7 @@ from headwater_schemas.catalogue import Catalogue
 from headwater_schemas.clock import Clock, SystemClock
 from headwater_schemas.codec import Codec
 from headwater_schemas.errors import BrokerUnavailable, Overloaded
+from headwater_schemas.pace import Pace
 from headwater_schemas.registry import Registry, SchemaRegistry
 from headwater_schemas.settings import Environment, RegistrySettings
 

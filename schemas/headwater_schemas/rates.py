@@ -20,5 +20,7 @@ def per_second(rate: str) -> float:
     """
     match = _PATTERN.fullmatch(rate.strip())
     if match is None or float(match[1]) <= 0:
-        raise UsageError(f"{rate!r} is not a rate: pass so many per second, minute or hour: '100/s', '30/m', '10/h'")
+        raise UsageError(
+            f"{rate!r} is not a rate: pass so many per second, minute or hour, e.g. '100/s', '30/m', '10/h'"
+        )
     return float(match[1]) / _UNITS[match[2]]

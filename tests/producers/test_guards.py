@@ -12,9 +12,9 @@ from prometheus_client import REGISTRY
 
 from headwater_producers import Block, EventProducer, ProducerSettings, Refuse, Spool
 from headwater_producers.breaker import Breaker
-from headwater_producers.pace import Pace
 from headwater_schemas.clock import ManualClock
 from headwater_schemas.errors import BrokerUnavailable, Overloaded, SettingError, UsageError
+from headwater_schemas.pace import Pace
 from headwater_schemas.rates import per_second
 from headwater_schemas.settings import Environment
 from producers.broker import Broker

@@ -11,9 +11,10 @@ import pytest
 
 from headwater_schemas.clock import ManualClock
 from headwater_schemas.errors import UsageError
+from headwater_schemas.rates import per_second
 from headwater_streams import DeadLimit, EventContext, Retry
 from headwater_streams.handlers.dependency import Breaker, Dependencies, DependencyDown
-from headwater_streams.handlers.limits import FloodGuard, TokenBucket, rate_of
+from headwater_streams.handlers.limits import FloodGuard, TokenBucket
 from headwater_streams.loopwatch import LoopWatch
 from headwater_streams.testing import StreamKit
 from streams.orders import TOPIC, memory_app, order
@@ -21,13 +22,13 @@ from streams.orders import TOPIC, memory_app, order
 
 @pytest.mark.parametrize(("text", "rate"), [("100/s", 100.0), ("30/m", 0.5), ("1.5 / s", 1.5), ("3600/h", 1.0)])
 def test_a_rate_is_read_as_calls_per_second(text: str, rate: float) -> None:
-    assert rate_of(text) == rate
+    assert per_second(text) == rate
 
 
 @pytest.mark.parametrize("text", ["", "100", "0/s", "-1/s", "5/day"])
 def test_a_rate_that_makes_no_sense_says_what_to_pass(text: str) -> None:
     with pytest.raises(UsageError, match="e\\.g\\. '100/s'"):
-        rate_of(text)
+        per_second(text)
 
 
 def test_a_bucket_lets_the_burst_through_and_then_one_each_step() -> None:

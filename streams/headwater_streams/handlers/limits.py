@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import re
+import math
 from dataclasses import dataclass
 
 from headwater_schemas.clock import Clock
 from headwater_schemas.durations import Duration, seconds
 from headwater_schemas.errors import UsageError
+from headwater_schemas.pace import Pace
 
-__all__ = ["DeadLimit", "FloodGuard", "TokenBucket", "rate_of"]
-
-_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*/\s*(s|m|h)")
-_UNIT = {"s": 1.0, "m": 60.0, "h": 3600.0}
-
-
-def rate_of(rate: str) -> float:
-    """``"100/s"``, ``"30/m"`` or ``"10/h"`` as calls per second.
-
-    Raises:
-        UsageError: not of that form, or not above zero.
-    """
-    match = _RATE.fullmatch(rate.strip())
-    if match is None or float(match[1]) <= 0:
-        raise UsageError(f"rate={rate!r}: pass calls per second, minute or hour, e.g. '100/s', '30/m', '10/h'")
-    return float(match[1]) / _UNIT[match[2]]
+__all__ = ["DeadLimit", "FloodGuard", "TokenBucket"]
 
 
 class TokenBucket:
@@ -34,20 +20,16 @@ class TokenBucket:
     The limit is this process's: with N workers the dependency sees N times as much.
     """
 
-    __slots__ = ("_burst", "_clock", "_next", "_step")
+    __slots__ = ("_pace",)
 
     def __init__(self, rate: float, clock: Clock, burst: int | None = None) -> None:
-        self._step = 1 / rate
-        self._burst = max(1, int(rate) if burst is None else burst)
-        self._clock = clock
-        self._next = clock.monotonic() - self._burst * self._step
+        self._pace = Pace(rate, clock, max(1, int(rate) if burst is None else burst))
 
     def reserve(self) -> float:
-        """Take the next free place; the seconds to wait for it. (The generic cell rate algorithm, ITU-T I.371.)"""
-        now = self._clock.monotonic()
-        place = max(self._next, now - self._burst * self._step) + self._step
-        self._next = place
-        return max(0.0, place - now)
+        """Take the next free place; the seconds to wait for it."""
+        wait = self._pace.take(math.inf)
+        assert wait is not None, "any wait is within an endless patience"
+        return wait
 
     async def take(self) -> None:
         """Wait for one's turn."""

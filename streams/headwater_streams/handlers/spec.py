@@ -11,7 +11,8 @@ import msgspec
 
 from headwater_schemas.durations import Duration, seconds
 from headwater_schemas.errors import UsageError
-from headwater_streams.handlers.limits import DeadLimit, rate_of
+from headwater_schemas.rates import per_second
+from headwater_streams.handlers.limits import DeadLimit
 from headwater_streams.handlers.policy import Retry
 
 __all__ = ["HandlerSpec", "OnDead"]
@@ -111,7 +112,7 @@ class HandlerSpec:
             is_async=inspect.iscoroutinefunction(function),
             max_waiting=max_waiting,
             max_records=max_records,
-            rate=None if rate is None else rate_of(rate),
+            rate=None if rate is None else per_second(rate),
             depends_on=dict(depends_on or {}),
             dead_limit=dead_limit,
             batch=batch,

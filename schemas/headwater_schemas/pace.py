@@ -1,4 +1,4 @@
-"""A limit on how fast a producer emits: a token bucket, as places in time."""
+"""A limit on how fast something happens: a token bucket, as places in time."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ _ROUNDING: Final = 1e-6
 
 
 class Pace:
-    """At most ``rate`` events per second on average, one second's worth at once. Threads may share it.
+    """At most ``rate`` events per second on average, ``burst`` at once (by default a second's worth, at least one).
 
-    The limit is this producer's: N processes send N times as much. (The generic cell rate algorithm, ITU-T I.371.)
+    Threads may share it. The limit is this object's: N processes do N times as much. (The generic cell rate algorithm,
+    ITU-T I.371.)
     """
 
-    def __init__(self, rate: float, clock: Clock) -> None:
+    def __init__(self, rate: float, clock: Clock, burst: float | None = None) -> None:
         self.rate = rate
         self._step = 1 / rate
-        self._burst = max(1.0, rate) * self._step
+        self._burst = (max(1.0, rate) if burst is None else burst) * self._step
         self._clock = clock
         self._last = clock.monotonic() - self._burst
         self._lock = threading.Lock()
