@@ -171,12 +171,12 @@ class Codec:
 
 
 def _encoder(schema_id: int, schema: Schema) -> Encoder:
-    exact = _exact_encoder(schema_id, schema)
+    checked = value_type(schema)
+    prefix = frame(schema_id, b"")
+    exact = _exact_encoder(prefix, schema, checked)
     write = compile_writer(schema)
     if write is None:
         return exact
-    checked = value_type(schema)
-    prefix = frame(schema_id, b"")
 
     def encode(value: Mapping[str, Any] | msgspec.Struct) -> bytes:
         try:
@@ -187,11 +187,9 @@ def _encoder(schema_id: int, schema: Schema) -> Encoder:
     return encode
 
 
-def _exact_encoder(schema_id: int, schema: Schema) -> Encoder:
+def _exact_encoder(prefix: bytes, schema: Schema, checked: Any) -> Encoder:
     """Takes every schema and says what is wrong with a value; the compiled one is faster."""
     parsed = fastavro.parse_schema(schema)
-    checked = value_type(schema)
-    prefix = frame(schema_id, b"")
 
     def encode(value: Mapping[str, Any] | msgspec.Struct) -> bytes:
         record = value if value.__class__ is dict else _as_mapping(value)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-import fastavro
+from headwater_schemas.compiler import Compiler, NotCompiled
 
 __all__ = ["Reader", "compile_reader"]
 
@@ -32,14 +32,7 @@ _LONGEST: Final = 10
 def compile_reader(schema: Mapping[str, Any]) -> Reader | None:
     """A function that reads values written with ``schema``, which must be sound (see ``soundness``); ``None`` if it
     cannot be made."""
-    try:
-        return _Compiler(fastavro.parse_schema(dict(schema))).reader
-    except _Unknown:
-        return None
-
-
-class _Unknown(Exception):
-    """A type that the compiler leaves to fastavro."""
+    return _ReaderCompiler(_PLAIN, _LOGICAL).compile(schema)
 
 
 class _Unusual(ValueError):
@@ -196,54 +189,27 @@ _NAMES: Final = {
 """What compiled functions refer to."""
 
 
-class _Compiler:
-    """Makes the reader of one schema, as ``fastavro.parse_schema`` gives it: full names, named types defined once."""
+class _ReaderCompiler(Compiler[Reader]):
+    def _enum(self, symbols: list[str]) -> Reader:
+        return _enum(tuple(symbols))
 
-    def __init__(self, schema: Any) -> None:
-        self._named: dict[str, Reader] = {}
-        self.reader = self._reader(schema)
+    def _array(self, item: Reader) -> Reader:
+        return _array(item)
 
-    def _reader(self, schema: Any) -> Reader:
-        if isinstance(schema, list):
-            return self._union(schema)
-        if isinstance(schema, str):
-            return self._known(_PLAIN.get(schema) or self._named.get(schema))
-        kind = schema["type"]
-        if kind == "record":
-            return self._define(schema, self._record(schema["fields"]))
-        if kind == "enum":
-            return self._define(schema, _enum(tuple(schema["symbols"])))
-        if kind == "array":
-            return _array(self._reader(schema["items"]))
-        if kind == "map":
-            return _map(self._reader(schema["values"]))
-        if "logicalType" in schema:
-            return self._known(_LOGICAL.get((kind, schema["logicalType"])))
-        return self._known(_PLAIN.get(kind))
+    def _map(self, value: Reader) -> Reader:
+        return _map(value)
 
-    def _known(self, reader: Reader | None) -> Reader:
-        if reader is None:
-            raise _Unknown
-        return reader
-
-    def _define(self, schema: Any, reader: Reader) -> Reader:
-        self._named[schema["name"]] = reader
-        return reader
-
-    def _union(self, branches: list[Any]) -> Reader:
-        if len(branches) != 2 or "null" not in branches:
-            raise _Unknown
-        null = branches.index("null")
-        return _Nullable(self._reader(branches[1 - null]), null * 2, (1 - null) * 2)
+    def _nullable(self, other: Reader, null: int, some: int) -> Reader:
+        return _Nullable(other, null * 2, some * 2)
 
     def _record(self, fields: list[Any]) -> Reader:
         """One function for all fields: nulls, texts and small numbers in line, the others by a call."""
         if not all(field["name"].isidentifier() and field["name"].isascii() for field in fields):
-            raise _Unknown
+            raise NotCompiled
         names: dict[str, Any] = dict(_NAMES)
         lines: list[str] = []
         for number, field in enumerate(fields):
-            lines += self._field(self._reader(field["type"]), f"v{number}", names)
+            lines += self._field(self._made(field["type"]), f"v{number}", names)
         value = ", ".join(f"'{field['name']}': v{number}" for number, field in enumerate(fields))
         body = "".join(f"    {line}\n" for line in lines)
         exec(f"def read(data, at):\n{body}    return {{{value}}}, at\n", names)

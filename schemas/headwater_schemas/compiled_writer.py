@@ -19,6 +19,9 @@ from typing import Any, Final
 import fastavro
 import msgspec
 
+from headwater_schemas.compiler import Compiler, NotCompiled
+from headwater_schemas.varint import varint
+
 __all__ = ["Writer", "compile_writer"]
 
 Writer = Callable[[Any], bytes]
@@ -34,28 +37,12 @@ def compile_writer(schema: Mapping[str, Any]) -> Writer | None:
 
     It raises on a text, list or map of more than 8191 bytes or items.
     """
-    try:
-        return _Compiler(fastavro.parse_schema(dict(schema))).writer
-    except _Unknown:
-        return None
-
-
-class _Unknown(Exception):
-    """A type that the compiler leaves to fastavro."""
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > _SEVEN_BITS:
-        out.append(number & _SEVEN_BITS | _MORE)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
+    return _WriterCompiler(_PLAIN, _LOGICAL).compile(schema)
 
 
 # Avro's long is a zigzag varint, seven bits a byte (specification 1.12, "Binary Encoding"). Fourteen bits at a time
 # come from a table: as the last bytes of a number, or as bytes that more follow.
-_LAST: Final = [_varint(number) for number in range(_FOURTEEN_BITS + 1)]
+_LAST: Final = [varint(number) for number in range(_FOURTEEN_BITS + 1)]
 _FOLLOWED: Final = [bytes((n & _SEVEN_BITS | _MORE, n >> 7 | _MORE)) for n in range(_FOURTEEN_BITS + 1)]
 _COUNT: Final = _LAST[::2]
 """The encodings of 0 to 8191, where a list index beyond raises."""
@@ -147,57 +134,30 @@ def _map(write: Writer) -> Writer:
     return entries
 
 
-class _Compiler:
-    """Makes the writer of one schema, as ``fastavro.parse_schema`` gives it: full names, named types defined once."""
+class _WriterCompiler(Compiler[Writer]):
+    def _enum(self, symbols: list[str]) -> Writer:
+        return {symbol: _long(place) for place, symbol in enumerate(symbols)}.__getitem__
 
-    def __init__(self, schema: Any) -> None:
-        self._named: dict[str, Writer] = {}
-        self.writer = self._writer(schema)
+    def _array(self, item: Writer) -> Writer:
+        return _array(item)
 
-    def _writer(self, schema: Any) -> Writer:
-        if isinstance(schema, list):
-            return self._union(schema)
-        if isinstance(schema, str):
-            return self._known(_PLAIN.get(schema) or self._named.get(schema))
-        kind = schema["type"]
-        if kind == "record":
-            return self._record(schema)
-        if kind == "enum":
-            symbols = {symbol: _long(place) for place, symbol in enumerate(schema["symbols"])}
-            return self._define(schema, symbols.__getitem__)
-        if kind == "array":
-            return _array(self._writer(schema["items"]))
-        if kind == "map":
-            return _map(self._writer(schema["values"]))
-        if "logicalType" in schema:
-            return self._known(_LOGICAL.get((kind, schema["logicalType"])))
-        return self._known(_PLAIN.get(kind))
+    def _map(self, value: Writer) -> Writer:
+        return _map(value)
 
-    def _known(self, writer: Writer | None) -> Writer:
-        if writer is None:
-            raise _Unknown
-        return writer
+    def _nullable(self, other: Writer, null: int, some: int) -> Writer:
+        return _Nullable(other, _long(null), _long(some))
 
-    def _define(self, schema: Any, writer: Writer) -> Writer:
-        self._named[schema["name"]] = writer
-        return writer
-
-    def _union(self, branches: list[Any]) -> Writer:
-        if len(branches) != 2 or "null" not in branches:
-            raise _Unknown
-        null = branches.index("null")
-        return _Nullable(self._writer(branches[1 - null]), _long(null), _long(1 - null))
-
-    def _record(self, schema: Any) -> Writer:
+    def _record(self, fields: list[Any]) -> Writer:
         """One function for all fields: nulls, defaults, texts and small numbers in line, the others by a call."""
         names: dict[str, Any] = {"count": _COUNT, "UNSET": msgspec.UNSET}
-        fields = [self._field(field, number, names) for number, field in enumerate(schema["fields"])]
-        exec(f"def write(record):\n    return b''.join(({''.join(fields)}))\n", names)
-        return self._define(schema, names["write"])
+        items = [self._field(field, number, names) for number, field in enumerate(fields)]
+        exec(f"def write(record):\n    return b''.join(({''.join(items)}))\n", names)
+        writer: Writer = names["write"]
+        return writer
 
     def _field(self, field: Any, number: int, names: dict[str, Any]) -> str:
         """The source of one field's bytes: items of a tuple, each with its comma."""
-        write = self._writer(field["type"])
+        write = self._made(field["type"])
         value = (
             f"(v := record.f{number})" if "default" in field or isinstance(write, _Nullable) else f"record.f{number}"
         )
@@ -230,5 +190,5 @@ def _default_bytes(field: Any) -> bytes:
     try:
         fastavro.schemaless_writer(buffer, record, {})
     except Exception as exc:  # a default that names a type defined elsewhere, or that is wrong: the codec's affair
-        raise _Unknown from exc
+        raise NotCompiled from exc
     return buffer.getvalue()

@@ -18,6 +18,7 @@ from itertools import pairwise
 from faust.types import TP
 
 from headwater_schemas.errors import UsageError
+from headwater_schemas.varint import varint
 
 __all__ = ["GAP", "Ahead", "TooFarAhead", "by_partition", "decode", "encode"]
 
@@ -95,12 +96,12 @@ def decode(base: int, text: str | None) -> dict[str, Ahead]:
 def _pack(base: int, part: Ahead) -> str:
     """A letter for the form, then base 64: distances between the open offsets, or a bit for each offset."""
     places = sorted(offset - base for offset in part.open)
-    distances = b"".join(_varint(after - before) for before, after in pairwise([0, *places]))
+    distances = b"".join(varint(after - before) for before, after in pairwise([0, *places]))
     span = part.high - base
-    forms = [("d", _varint(span) + distances)]
+    forms = [("d", varint(span) + distances)]
     if span <= 2 * GAP:
         bits = sum(1 << place for place in places)
-        forms.append(("b", _varint(span) + bits.to_bytes(span // 8 + 1, "little")))
+        forms.append(("b", varint(span) + bits.to_bytes(span // 8 + 1, "little")))
     letter, raw = min(((letter, zlib.compress(raw, 9)) for letter, raw in forms), key=lambda form: len(form[1]))
     return letter + base64.b64encode(raw).decode()
 
@@ -117,15 +118,6 @@ def _unpack(base: int, packed: str) -> Ahead:
         place += distance
         places.append(base + place)
     return Ahead(base + span, places)
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
 
 
 def _number(raw: bytes, at: int) -> tuple[int, int]:
