@@ -860,7 +860,7 @@ async def test_a_batch_that_arrives_just_as_the_last_one_is_done_is_not_forgotte
 
         async def feed_when_done() -> None:
             """Stands behind the working task in the loop's queue, so it runs before that task's end is taken down."""
-            while not runner._tasks[TP(TOPIC, 0)].done():  # noqa: ASYNC110 - the loop's steps are what is tested
+            while not runner._tasks._tasks[TP(TOPIC, 0)].done():  # noqa: ASYNC110 - the loop's steps are what is tested
                 await asyncio.sleep(0)
             runner.feed(TP(TOPIC, 0), [second])
 

@@ -31,6 +31,7 @@ from headwater_streams.handlers.family import Family
 from headwater_streams.handlers.fences import Fences, is_stale
 from headwater_streams.handlers.lanes import NOWHERE, Origin, Record
 from headwater_streams.handlers.message import Headers, Message
+from headwater_streams.handlers.partition_tasks import PartitionTasks
 from headwater_streams.handlers.policy import Die, HandlerTimeout, Later, decide
 from headwater_streams.handlers.runner import Schemas
 from headwater_streams.handlers.settler import PartitionControl, Settler
@@ -145,7 +146,6 @@ class BatchRunner:
         self._decode = decode
         self._schemas = schemas
         self._clock = clock
-        self._on_crash = on_crash
         self._on_rewind = on_rewind
         self._threads = None if spec.is_async else ThreadPoolExecutor(spec.concurrency, f"headwater-{spec.name}")
         self._emitter = Emitter(outlet, prepare, self._tell_settled, self._refused, admits)
@@ -156,7 +156,7 @@ class BatchRunner:
         self._queues: dict[TP, deque[Message]] = {}
         self._positions: dict[TP, int] = {}
         self._running: dict[TP, list[Message]] = {}
-        self._tasks: dict[TP, asyncio.Task[None]] = {}
+        self._tasks = PartitionTasks(on_crash)
         self._slots = asyncio.Semaphore(spec.concurrency)
         self._room = asyncio.Event()
         self._room.set()
@@ -167,9 +167,7 @@ class BatchRunner:
 
     async def close(self) -> None:
         """Stop at once; what runs is cancelled and stays unsettled."""
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
+        tasks = self._tasks.cancel_all()
         self._settler.close()
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._threads is not None:
@@ -232,9 +230,7 @@ class BatchRunner:
         """Drop every trace of these partitions; a batch of theirs that still runs is cancelled, unsettled."""
         gone = frozenset(partitions)
         for tp in gone:
-            task = self._tasks.pop(tp, None)
-            if task is not None:
-                task.cancel()
+            self._tasks.cancel(tp)
             self._queues.pop(tp, None)
             self._running.pop(tp, None)
             self._positions.pop(tp, None)
@@ -269,11 +265,7 @@ class BatchRunner:
         self._queues.setdefault(tp, deque()).extend(messages)
         if self.in_flight >= self.spec.max_waiting:
             self._room.clear()
-        working = self._tasks.get(tp)
-        if working is None or working.done():  # done: it saw an empty queue, and is only not taken down yet
-            task = asyncio.create_task(self._work(tp), name=f"{self.spec.name}-{tp.partition}")
-            self._tasks[tp] = task
-            task.add_done_callback(lambda done: self._ended(done, tp))
+        self._tasks.ensure(tp, lambda: self._work(tp), f"{self.spec.name}-{tp.partition}")
 
     def _is_redriven(self, message: Message, tp: TP) -> bool:
         """Whether a record of a retry topic is ours. Batch handlers write none there, operators do; so did an earlier
@@ -298,12 +290,6 @@ class BatchRunner:
     def _make_room(self) -> None:
         if self.in_flight < self.spec.max_waiting:
             self._room.set()
-
-    def _ended(self, task: asyncio.Task[None], tp: TP) -> None:
-        if self._tasks.get(tp) is task:
-            del self._tasks[tp]
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._on_crash(error)
 
     # -- running --------------------------------------------------------------------------------------------------
 

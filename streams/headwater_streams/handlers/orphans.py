@@ -23,6 +23,7 @@ from headwater_streams.handlers.family import Family
 from headwater_streams.handlers.fences import Fences, is_stale
 from headwater_streams.handlers.lanes import NOWHERE, Origin, Record
 from headwater_streams.handlers.message import Message
+from headwater_streams.handlers.partition_tasks import PartitionTasks
 from headwater_streams.handlers.settler import PartitionControl, Settler
 from headwater_streams.metrics import HandlerMetrics
 
@@ -64,25 +65,22 @@ class Orphans:
         self.metrics = metrics
         self._names = frozenset(name.encode() for name in handlers)
         self._control = control
-        self._on_crash = on_crash
         self._epochs: dict[int, bytes] = {}
         self._settler = Settler(NOBODY, family, outlet, control, clock, metrics, self._epochs, lambda _: None)
         self._fences: dict[int, Fences] = {}
         self._positions: dict[TP, int] = {}
         self._queues: dict[TP, deque[Record]] = {}
-        self._tasks: dict[TP, asyncio.Task[None]] = {}
         self._dead: dict[TP, set[int]] = {}
         self._paused: set[TP] = set()
         self._settled = asyncio.Event()
+        self._tasks = PartitionTasks(on_crash, self._settled.set)
 
     def start(self) -> None:
         """Nothing to start: tasks live while there are records."""
 
     async def close(self) -> None:
         """Stop at once; what is not acknowledged stays unsettled."""
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
+        tasks = self._tasks.cancel_all()
         self._settler.close()
         await asyncio.gather(*tasks, return_exceptions=True)
 
@@ -126,7 +124,7 @@ class Orphans:
             self._drop_unstarted(tp)
         try:
             async with asyncio.timeout(limit):
-                while any(tp in gone for tp in self._tasks):
+                while self._tasks.of_any(gone):
                     self._settled.clear()
                     await self._settled.wait()
         except TimeoutError:
@@ -135,9 +133,7 @@ class Orphans:
     def forget(self, partitions: Collection[TP]) -> None:
         """Drop every trace of these partitions."""
         for tp in partitions:
-            task = self._tasks.pop(tp, None)
-            if task is not None:
-                task.cancel()
+            self._tasks.cancel(tp)
             self._queues.pop(tp, None)
             self._positions.pop(tp, None)
             self._dead.pop(tp, None)
@@ -177,10 +173,8 @@ class Orphans:
             self._queues.setdefault(tp, deque()).append(_orphan(message, tp))
         self._positions[tp] = max(expected, messages[-1].offset() + 1)
         queue = self._queues.get(tp)
-        working = self._tasks.get(tp)
-        if queue and (working is None or working.done()):  # done: it is only not taken down yet
-            self._tasks[tp] = task = asyncio.create_task(self._work(tp, queue), name=f"orphans-{tp.topic}")
-            task.add_done_callback(lambda done: self._ended(done, tp))
+        if queue:
+            self._tasks.ensure(tp, lambda: self._work(tp, queue), f"orphans-{tp.topic}")
         if queue and len(queue) >= _HELD and tp not in self._paused:
             self._paused.add(tp)
             self._control.pause([tp])
@@ -189,13 +183,6 @@ class Orphans:
         queue = self._queues.get(tp)
         while queue and len(queue) > 1:  # the first is being sent
             self._positions[tp] = queue.pop().offset
-
-    def _ended(self, task: asyncio.Task[None], tp: TP) -> None:
-        if self._tasks.get(tp) is task:
-            del self._tasks[tp]
-            self._settled.set()
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._on_crash(error)
 
     async def _work(self, tp: TP, queue: deque[Record]) -> None:
         while queue:
