@@ -23,9 +23,10 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -156,59 +157,49 @@ def headwater(env: Environment, stack: ExitStack) -> Contender:
     return send
 
 
+Send = Callable[[bytes, bytes], Awaitable[Awaitable[object]]]
+"""Hands over a value and its key; what it gives is awaited for the acknowledgement."""
+
+Stop = Callable[[], Coroutine[Any, Any, object]]
+
+
 def aiokafka(env: Environment, stack: ExitStack) -> Contender:
-    parsed = fastavro.parse_schema(SCHEMA)
-    keys = [key.encode() for key in KEYS]
-    loop = asyncio.new_event_loop()
-    stack.callback(loop.close)
-
-    async def start() -> AIOKafkaProducer:
-        producer = AIOKafkaProducer(
-            bootstrap_servers=env.text("HEADWATER_KAFKA_BOOTSTRAP"),
-            enable_idempotence=True,
-            linger_ms=5,
-            compression_type="lz4",
-            max_batch_size=1_000_000,
-        )
+    async def start() -> tuple[Send, Stop]:
+        producer = AIOKafkaProducer(bootstrap_servers=env.text("HEADWATER_KAFKA_BOOTSTRAP"), **AIOKAFKA)
         await producer.start()
-        return producer
+        return partial(producer.send, TOPIC), producer.stop
 
-    producer = loop.run_until_complete(start())
-    stack.callback(lambda: loop.run_until_complete(producer.stop()))
-
-    async def work(records: int) -> None:
-        sent = []
-        for number in range(records):
-            buffer = BytesIO()
-            buffer.write(b"\0\0\0\0\1")
-            fastavro.schemaless_writer(buffer, parsed, EVENTS[number % 1000])
-            sent.append(await producer.send(TOPIC, buffer.getvalue(), keys[number % 1000]))
-        await asyncio.gather(*sent)
-
-    return lambda records: loop.run_until_complete(work(records))
+    return asyncio_contender(stack, start)
 
 
 def faststream(env: Environment, stack: ExitStack) -> Contender:
     """Its aiokafka broker, without waiting for each event alone (``no_confirm``)."""
+    logging.getLogger("faststream").setLevel(logging.WARNING)
+
+    async def start() -> tuple[Send, Stop]:
+        broker = KafkaBroker(env.text("HEADWATER_KAFKA_BOOTSTRAP"), **AIOKAFKA)
+        await broker.start()
+        return lambda value, key: broker.publish(value, TOPIC, key=key, no_confirm=True), broker.stop
+
+    return asyncio_contender(stack, start)
+
+
+AIOKAFKA: dict[str, Any] = {
+    "enable_idempotence": True,
+    "linger_ms": 5,
+    "compression_type": "lz4",
+    "max_batch_size": 1_000_000,
+}
+
+
+def asyncio_contender(stack: ExitStack, start: Callable[[], Coroutine[Any, Any, tuple[Send, Stop]]]) -> Contender:
+    """One on a loop of its own: hands over every event, then waits for all acknowledgements."""
     parsed = fastavro.parse_schema(SCHEMA)
     keys = [key.encode() for key in KEYS]
     loop = asyncio.new_event_loop()
     stack.callback(loop.close)
-    logging.getLogger("faststream").setLevel(logging.WARNING)
-
-    async def start() -> KafkaBroker:
-        broker = KafkaBroker(
-            env.text("HEADWATER_KAFKA_BOOTSTRAP"),
-            enable_idempotence=True,
-            linger_ms=5,
-            compression_type="lz4",
-            max_batch_size=1_000_000,
-        )
-        await broker.start()
-        return broker
-
-    broker = loop.run_until_complete(start())
-    stack.callback(lambda: loop.run_until_complete(broker.stop()))
+    send, stop = loop.run_until_complete(start())
+    stack.callback(lambda: loop.run_until_complete(stop()))
 
     async def work(records: int) -> None:
         sent = []
@@ -216,7 +207,7 @@ def faststream(env: Environment, stack: ExitStack) -> Contender:
             buffer = BytesIO()
             buffer.write(b"\0\0\0\0\1")
             fastavro.schemaless_writer(buffer, parsed, EVENTS[number % 1000])
-            sent.append(await broker.publish(buffer.getvalue(), TOPIC, key=keys[number % 1000], no_confirm=True))
+            sent.append(await send(buffer.getvalue(), keys[number % 1000]))
         await asyncio.gather(*sent)
 
     return lambda records: loop.run_until_complete(work(records))
