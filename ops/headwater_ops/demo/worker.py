@@ -15,6 +15,7 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from headwater_ops.stack.ports import HOST, choose
+from headwater_ops.stack.process import log_tail
 from headwater_schemas.errors import StackUnavailable
 
 __all__ = ["DemoWorker", "Metrics"]
@@ -76,7 +77,7 @@ class DemoWorker:
         while self._get("/readyz") is None:
             self.check()
             if time.monotonic() > deadline:
-                raise StackUnavailable(f"the worker is not ready after {timeout:.0f} s; {self._tail()}")
+                raise StackUnavailable(f"the worker is not ready after {timeout:.0f} s; {log_tail(self._log, _TAIL)}")
             time.sleep(0.1)
 
     def check(self) -> None:
@@ -86,7 +87,7 @@ class DemoWorker:
             StackUnavailable: it does not; the message has the end of its log.
         """
         if self._process is None or self._process.poll() is not None:
-            raise StackUnavailable(f"the worker has ended; {self._tail()}")
+            raise StackUnavailable(f"the worker has ended; {log_tail(self._log, _TAIL)}")
 
     def metrics(self) -> Metrics:
         """What it counted so far.
@@ -97,7 +98,7 @@ class DemoWorker:
         text = self._get("/metrics")
         if text is None:
             self.check()
-            raise StackUnavailable(f"the worker does not answer; {self._tail()}")
+            raise StackUnavailable(f"the worker does not answer; {log_tail(self._log, _TAIL)}")
         return Metrics(text)
 
     def kill(self) -> None:
@@ -128,10 +129,3 @@ class DemoWorker:
                 return text
         except (urllib.error.URLError, OSError):
             return None
-
-    def _tail(self) -> str:
-        try:
-            lines = self._log.read_text(errors="replace").splitlines()[-_TAIL:]
-        except OSError:
-            return f"it wrote no log at {self._log}"
-        return "\n".join([f"the end of {self._log}:", *(f"    {line}" for line in lines)])

@@ -19,7 +19,7 @@ import psutil
 
 from headwater_ops.stack.errors import StartFailed
 
-__all__ = ["ServerProcess"]
+__all__ = ["ServerProcess", "log_tail"]
 
 # Start times come from the boot time, which may move by a clock correction; a pid is not reused this quickly.
 _START_TOLERANCE = 5.0
@@ -28,6 +28,15 @@ _LOG_BYTES = 10 << 20  # a longer log is set aside at the next start, and replac
 
 # The shell ends at once, so the server is nobody's child: no zombie, and no handle that must be kept.
 _DETACH = 'log=$1; shift; "$@" >>"$log" 2>&1 </dev/null & echo $!'
+
+
+def log_tail(log: Path, lines: int) -> str:
+    """The end of a log, introduced by its path; for error messages."""
+    try:
+        text = log.read_text(errors="replace").splitlines()[-lines:]
+    except OSError:
+        return f"it wrote no log at {log}"
+    return "\n".join([f"the end of {log}:", *(f"    {line}" for line in text)])
 
 
 class ServerProcess:
@@ -116,8 +125,4 @@ class ServerProcess:
 
     def log_tail(self, lines: int = 12) -> str:
         """The end of the log, introduced by its path; for error messages."""
-        try:
-            text = self.log.read_text(errors="replace").splitlines()[-lines:]
-        except OSError:
-            return f"it wrote no log at {self.log}"
-        return "\n".join([f"the end of {self.log}:", *(f"    {line}" for line in text)])
+        return log_tail(self.log, lines)
