@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 import redis
 
+from cache.proxy import Proxy
 from cache.redis_server import RedisServer
 from cache.resp import RespPort
 from headwater_cache import EntityCache, NearPolicy, RedisSettings
@@ -192,14 +191,14 @@ def test_a_lost_channel_drops_everything(name: str, tmp_path_factory: pytest.Tem
 
 def test_a_silent_channel_is_noticed_after_a_ping(redis_server: RedisServer, name: str) -> None:
     """A network that swallows everything: the age of a kept value stays within ping and timeout (I13)."""
-    with Swallower(redis_server.port) as proxy:
-        settings = RedisSettings(f"redis://127.0.0.1:{proxy.port}", timeout=0.3)
+    with Proxy(redis_server.port) as proxy:
+        settings = RedisSettings(proxy.url, timeout=0.3)
         with EntityCache[int](name, settings, log=MemoryLog(), near=NearPolicy(ping="50ms")) as cache:
             cache.put("a", 1)
             keep(cache, "a")
             assert cache._near is not None
             began = time.monotonic()
-            proxy.swallow.set()
+            proxy.hole = True
 
             eventually(lambda: cache._near is not None and cache._near.get("a") is None)
 
@@ -227,41 +226,3 @@ def test_a_near_cache_has_bounds(wrong: dict[str, int]) -> None:
     """In entries and in time."""
     with pytest.raises(UsageError):
         NearPolicy(**wrong)
-
-
-class Swallower:
-    """A proxy before Redis; once ``swallow`` is set, it takes everything and answers nothing."""
-
-    def __init__(self, target: int) -> None:
-        self._target = target
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        self.swallow = threading.Event()
-        self._sockets: list[socket.socket] = [self._listener]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def __enter__(self) -> Swallower:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for each in self._sockets:
-            each.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            server = socket.create_connection(("127.0.0.1", self._target))
-            self._sockets += client, server
-            for source, sink in ((client, server), (server, client)):
-                threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
-
-    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
-        try:
-            while data := source.recv(65536):
-                if not self.swallow.is_set():
-                    sink.sendall(data)
-        except OSError:
-            return

@@ -13,7 +13,8 @@ from headwater_ops import cli
 from headwater_ops.stack import Endpoints
 from headwater_streams import Retry
 from streams.orders import ORDER
-from streams.shop import Shop, until
+from streams.running import until
+from streams.shop import Shop
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -20,8 +20,9 @@ from headwater_streams import EventContext, RecordBatch, Retry, StreamApp
 from headwater_streams.deadletters import DeadLetters
 from headwater_streams.transport.log import Log
 from streams.orders import ORDER, order
+from streams.running import until
 
-__all__ = ["Shop", "until"]
+__all__ = ["Shop"]
 
 
 class Shop:
@@ -133,10 +134,3 @@ class Shop:
         async with asyncio.timeout(60):
             while not await asyncio.to_thread(standing):  # noqa: ASYNC110 - a broker gives no event to wait for
                 await asyncio.sleep(0.1)
-
-
-async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    """Wait for what another thread or process brings about."""
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - a broker gives no event to wait for
-            await asyncio.sleep(0.02)

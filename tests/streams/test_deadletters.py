@@ -26,7 +26,8 @@ from headwater_streams.deadletters import (
     TakenOver,
 )
 from headwater_streams.transport.log import Log
-from streams.shop import Shop, until
+from streams.running import until
+from streams.shop import Shop
 
 pytestmark = pytest.mark.timeout(180)
 

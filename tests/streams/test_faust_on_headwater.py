@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import faust
 import pytest
 
 from headwater_ops.stack import Endpoints
+from streams import running as apps
+from streams.running import running
 
 Number: Any = int  # Faust takes any codec's type; its annotations name only some
 
 pytestmark = pytest.mark.timeout(60)
+
+until = partial(apps.until, seconds=30.0)
 
 
 def plain_app(name: str, endpoints: Endpoints, **settings: Any) -> faust.App:
@@ -30,23 +34,6 @@ def plain_app(name: str, endpoints: Endpoints, **settings: Any) -> faust.App:
         broker_commit_interval=0.2,
         **settings,
     )
-
-
-@asynccontextmanager
-async def running(app: faust.App) -> AsyncIterator[faust.App]:
-    app.finalize()
-    await app.start()
-    try:
-        yield app
-    finally:
-        await app.stop()
-
-
-async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    """Wait for what another process brings about."""
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - a broker gives no event to wait for
-            await asyncio.sleep(0.02)
 
 
 async def test_an_agent_receives_what_is_sent_with_headers_and_keys(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -21,9 +21,13 @@ from headwater_schemas.registry import LocalRegistry
 from headwater_schemas.settings import Environment
 from headwater_schemas.topics import plan
 from headwater_streams import EventContext, Retry, StreamApp
+from streams import running as apps
 from streams.orders import catalogue, first_seen, order
+from streams.running import running
 
 pytestmark = pytest.mark.timeout(90)
+
+until = partial(apps.until, seconds=45.0)
 
 
 class Place:
@@ -89,22 +93,6 @@ class Place:
 @pytest.fixture
 def place(endpoints: Endpoints, unique: Callable[[str], str]) -> Place:
     return Place(endpoints, unique)
-
-
-@asynccontextmanager
-async def running(app: StreamApp) -> AsyncIterator[StreamApp]:
-    app.finalize()
-    await app.start()
-    try:
-        yield app
-    finally:
-        await app.stop()
-
-
-async def until(condition: Callable[[], bool], seconds: float = 45.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - a broker gives no event to wait for
-            await asyncio.sleep(0.02)
 
 
 async def test_order_holds_through_retries_and_a_restart_and_all_is_committed(place: Place) -> None:

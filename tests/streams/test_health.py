@@ -17,7 +17,8 @@ from headwater_streams import StreamApp
 from headwater_streams.health import Health
 from headwater_streams.loop_metrics import LoopMetrics
 from headwater_streams.status import StatusServer
-from streams.shop import Shop, until
+from streams.running import until
+from streams.shop import Shop
 
 pytestmark = pytest.mark.timeout(120)
 

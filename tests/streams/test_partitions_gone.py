@@ -13,7 +13,8 @@ from headwater_ops.stack import Endpoints
 from headwater_streams import RecordBatch, StreamApp
 from headwater_streams.testing import StreamKit
 from streams.orders import TOPIC, memory_app, order
-from streams.shop import Shop, until
+from streams.running import until
+from streams.shop import Shop
 
 
 async def test_a_crash_in_memory_names_every_partition() -> None:

@@ -10,8 +10,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from headwater_streams import EventContext, RecordBatch, Retry, StreamApp
 from headwater_streams.transport.errors import Fenced
 from streams.billing_worker import fate
 from streams.orders import catalogue, memory_app, order
+from streams.running import running, until
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -143,22 +144,6 @@ class World:
 @pytest.fixture
 def world(endpoints: Endpoints, unique: Callable[[str], str], tmp_path: Path) -> World:
     return World(endpoints, unique, tmp_path)
-
-
-@asynccontextmanager
-async def running(app: StreamApp) -> AsyncIterator[StreamApp]:
-    app.finalize()
-    await app.start()
-    try:
-        yield app
-    finally:
-        await app.stop()
-
-
-async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - a broker gives no event to wait for
-            await asyncio.sleep(0.02)
 
 
 @pytest.mark.parametrize("seed", [3])
