@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 
 _MANY = 250  # records
 _PATIENCE = 0.004  # seconds
+# librdkafka looks after a full prefetch queue only each so many milliseconds: 1,000 by default, in which a quick
+# handler empties the queue and waits.
+_FULL_QUEUE_WAIT = 20
 _UNRELEASED = "instance ID is still used by another member"  # of a fatal error librdkafka gives the text alone
 _UNRELEASED_WAIT = 1.0  # seconds
 
@@ -88,6 +91,7 @@ class GroupSettings:
             "fetch.min.bytes": self.fetch_min_bytes,
             "fetch.wait.max.ms": int(self.fetch_wait * 1000),
             "fetch.error.backoff.ms": 50,
+            "fetch.queue.backoff.ms": _FULL_QUEUE_WAIT,
             "group.protocol": protocol,
             "log_level": 0,  # what matters comes by the error callback
         }
