@@ -49,6 +49,7 @@ from headwater_streams.handlers.settler import PartitionControl
 from headwater_streams.handlers.spec import HandlerSpec, OnDead
 from headwater_streams.loopwatch import LoopWatch
 from headwater_streams.metrics import HandlerMetrics, WorkerMetrics
+from headwater_streams.tables import TableManager
 from headwater_streams.transport.consumer import Consumer
 from headwater_streams.transport.producer import Producer
 from headwater_streams.transport.topics import TopicRequest, create_topics, topic_partitions
@@ -108,6 +109,7 @@ class StreamApp(faust.App):
             "consumer_auto_offset_reset": "earliest",
             "topic_disable_leader": True,
             "topic_replication_factor": 1,
+            "TableManager": TableManager,
             "web_tables_enabled": False,  # one worker would answer for tables of which it holds a part
             "web_router_enabled": False,
             "web_bind": host,

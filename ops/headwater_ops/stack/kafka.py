@@ -155,8 +155,8 @@ class Broker(Part):
             # Groups: join at once; quick heartbeats keep partitions of a KIP-848 rebalance from standing still.
             "group.initial.rebalance.delay.ms": 0,
             "group.min.session.timeout.ms": 1000,
-            "group.consumer.min.heartbeat.interval.ms": 500,
-            "group.consumer.heartbeat.interval.ms": 1000,
+            "group.consumer.min.heartbeat.interval.ms": 100,
+            "group.consumer.heartbeat.interval.ms": 300,
             "group.consumer.min.session.timeout.ms": 3000,
             "group.consumer.session.timeout.ms": 10000,
             # Frugal: one machine runs everything.

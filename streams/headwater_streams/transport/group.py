@@ -14,11 +14,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any, Literal, Protocol, TypeVar, cast
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 from faust.types import TP
 
 from headwater_schemas.errors import HeadwaterError
@@ -33,9 +34,11 @@ logger = logging.getLogger(__name__)
 
 _MANY = 250  # records
 _PATIENCE = 0.004  # seconds
+_SLICE = 0.01  # seconds: how soon a poll that finds nothing makes way for another call
 # librdkafka looks after a full prefetch queue only each so many milliseconds: 1,000 by default, in which a quick
 # handler empties the queue and waits.
 _FULL_QUEUE_WAIT = 20
+_WAKE_TIMEOUT = 0.2  # seconds
 _UNRELEASED = "instance ID is still used by another member"  # of a fatal error librdkafka gives the text alone
 _UNRELEASED_WAIT = 1.0  # seconds
 
@@ -153,6 +156,8 @@ class GroupConsumer:
         self._metadata: Any = None
         self._member_id: str | None = None
         self._last_batch = 0
+        self._asked = 0  # calls for the poll thread, counted by the loop
+        self._answered = 0  # those it began, counted by itself
         self._complaints = Complaints("consumer")
 
     @property
@@ -213,7 +218,8 @@ class GroupConsumer:
         Raises:
             HeadwaterError: the client met a fatal error and cannot go on.
         """
-        messages = await self._call(self._consume, max_records, timeout)
+        assert self._loop is not None, "start() first"
+        messages = await self._loop.run_in_executor(self._thread, self._consume, max_records, timeout)
         if self._fatal is not None:
             await self._recover(self._fatal)
         return messages
@@ -223,7 +229,7 @@ class GroupConsumer:
         # unless records come in numbers: then a few milliseconds of patience save many small batches.
         messages = self.raw.consume(max_records, _PATIENCE if self._last_batch >= _MANY else 0)
         if not messages and timeout > 0:
-            first = self.raw.poll(timeout)
+            first = self._first(timeout)
             if first is not None:
                 messages = [first, *self.raw.consume(max_records - 1, 0)] if max_records > 1 else [first]
         if len(messages) == 1 and (error := messages[0].error()) is not None and error.code() == KafkaError._FATAL:
@@ -233,6 +239,13 @@ class GroupConsumer:
             self._member_id = self.raw.memberid()
         self._last_batch = len(messages)
         return cast("list[Message]", messages)
+
+    def _first(self, timeout: float) -> Any:
+        """The next record; ``None`` after ``timeout`` seconds, or soon when another call waits for this thread."""
+        deadline = monotonic() + timeout
+        while (first := self.raw.poll(_SLICE)) is None and self._asked == self._answered and monotonic() < deadline:
+            pass
+        return first
 
     async def _recover(self, error: KafkaError) -> None:
         """Fall back to the classic protocol where that is what the brokers lack; else raise."""
@@ -271,7 +284,7 @@ class GroupConsumer:
         # On the poll thread, like everything: beside a running consume() the position kept would be an old one.
         wanted = list(partitions)
         if wanted and not self._closed:
-            self._thread.submit(self._apply, method, wanted)
+            self._submit(self._apply, method, wanted)
 
     def _apply(self, method: Literal["pause", "resume"], partitions: list[TP]) -> None:
         ours = [TopicPartition(tp.topic, tp.partition) for tp in partitions if tp in self._assigned]
@@ -282,6 +295,18 @@ class GroupConsumer:
         except KafkaException as exc:
             # Only a partition that a rebalance is just taking away answers so; its state no longer matters.
             logger.debug("%s of %s: %s", method, ours, exc)
+            return
+        if method == "resume":
+            self._wake(ours)
+
+    def _wake(self, partitions: list[TopicPartition]) -> None:
+        """Ask the leaders something. librdkafka's broker threads sleep up to a second beside a paused partition, and
+        no resume wakes them, only a request."""
+        ends = [TopicPartition(tp.topic, tp.partition, OFFSET_END) for tp in partitions]
+        try:
+            self.raw.offsets_for_times(ends, _WAKE_TIMEOUT)
+        except KafkaException as exc:
+            logger.debug("the leaders of %s were not woken and fetch within a second: %s", partitions, exc)
 
     async def seek(self, offsets: Mapping[TP, int]) -> None:
         """Continue from these offsets. Records already returned by ``consume`` are the caller's business."""
@@ -321,7 +346,7 @@ class GroupConsumer:
             told: metadata of some of the offsets.
         """
         if offsets and not self._closed:
-            self._thread.submit(self._commit_soon, offsets, told)
+            self._submit(self._commit_soon, offsets, told)
 
     def _commit_soon(self, offsets: Mapping[TP, int], told: Mapping[TP, str]) -> None:
         # What a rebalance took away meanwhile is the next owner's to commit.
@@ -466,7 +491,15 @@ class GroupConsumer:
 
     async def _call(self, fun: Callable[..., T], *args: object) -> T:
         assert self._loop is not None, "start() first"
-        return await self._loop.run_in_executor(self._thread, fun, *args)
+        return await asyncio.wrap_future(self._submit(fun, *args))
+
+    def _submit(self, fun: Callable[..., T], *args: object) -> Future[T]:
+        self._asked += 1
+        return self._thread.submit(self._answer, fun, *args)
+
+    def _answer(self, fun: Callable[..., T], *args: object) -> T:
+        self._answered += 1
+        return fun(*args)
 
     # -- callbacks: on the poll thread, inside consume() or close() ----------------------------------------------
 
