@@ -102,6 +102,8 @@ class ProducerSettings:
             "queue.buffering.max.kbytes": self.queue_bytes // 1024,
             # With a spool no record is ever given up: a gap would let later records of its key overtake it.
             "delivery.timeout.ms": 0 if isinstance(self.back_pressure, Spool) else round(self.delivery_timeout * 1000),
+            # How long a topic that the broker does not know may still be on its way to it: 30 s by default.
+            "topic.metadata.propagation.max.ms": 10_000,
             "linger.ms": self.linger * 1000,
             "compression.type": self.compression,
         }
