@@ -132,12 +132,21 @@ bench-cache-memory: setup ## bytes of Redis memory per entry, against plain keys
 	@$(CACHE_BENCH)/cache_memory.py $(ARGS)
 
 # --- streams -----------------------------------------------------------------------------------------------------
-.PHONY: chaos chaos-demo bench-handler bench-io
+.PHONY: chaos chaos-demo bench-handler bench-io bench-retry bench-rebalance bench-soak
 bench-handler: setup ## a no-op handler against the bare loop and Faust as shipped (ARGS="--json")
 	@$(BIN)/python bench/handler.py $(ARGS)
 
 bench-io: setup ## a handler of 5 ms of asynchronous I/O, 1,000 keys, in order (ARGS="--json")
 	@$(BIN)/python bench/handler.py --io $(ARGS)
+
+bench-retry: setup ## how exact retry delays are, beside 500 events/s (ARGS="--seconds 120 --json")
+	@$(BIN)/python bench/retry_delay.py $(ARGS)
+
+bench-rebalance: setup ## pauses when workers join, leave and are killed; seconds to a restarted worker's first event
+	@$(BIN)/python bench/rebalance.py $(ARGS)
+
+bench-soak: setup ## a worker's memory over 10 million events, 1 % retried (ARGS="--events 1000000 --json")
+	@$(BIN)/python bench/soak.py $(ARGS)
 
 chaos-demo: setup ## the demo with its worker killed twice in the middle
 	@$(BIN)/pytest -m chaos tests/demo $(ARGS)

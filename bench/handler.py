@@ -76,6 +76,18 @@ class Span:
         print(json.dumps({"events": self.wanted, "wall": self.wall, "cpu": self.cpu}))
 
 
+def order(number: int) -> dict[str, Any]:
+    """One event."""
+    return {
+        "order_id": f"o-{number}",
+        "customer": f"c-{number % KEYS}",
+        "amount": number * 1.5,
+        "quantity": number % 7,
+        "placed_at": number,
+        "note": "n" * 130,
+    }
+
+
 def codec_for(topic: str) -> Codec:
     catalogue = Catalogue.of(topics=[TopicSpec(topic, "Order")], schemas=[SCHEMA])
     codec = Codec(catalogue, LocalRegistry())
@@ -205,15 +217,7 @@ def fill(bootstrap: str, topic: str, records: int) -> None:
     encode = codec_for(topic).encoder(topic)
     producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 20, "queue.buffering.max.messages": 1_000_000})
     for number in range(records):
-        order = {
-            "order_id": f"o-{number}",
-            "customer": f"c-{number % KEYS}",
-            "amount": number * 1.5,
-            "quantity": number % 7,
-            "placed_at": number,
-            "note": "n" * 130,
-        }
-        producer.produce(topic, encode(order), key=f"k-{number % KEYS}".encode())
+        producer.produce(topic, encode(order(number)), key=f"k-{number % KEYS}".encode())
         if number % 10_000 == 0:
             producer.poll(0)
     producer.flush()
