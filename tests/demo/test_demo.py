@@ -23,11 +23,12 @@ def test_a_run_equals_the_oracle_and_a_second_one_on_its_topics_is_refused(tmp_p
     """On servers of its own: the demo wants topics that hold nothing."""
     with embedded(tmp_path / "stack") as stack, Stages(quiet=True) as stages:
         settings = stack.up().settings()
+        dataset = Dataset.load(limit=FLIGHTS)
         with Demo(settings, tmp_path / "worker", stages) as demo:
-            result = demo.run(Dataset.load(limit=FLIGHTS))
+            result = demo.run(dataset)
         with Demo(settings, tmp_path / "worker", stages) as demo:
             with pytest.raises(UsageError, match=r"flights\.scheduled.* hold records already"):
-                demo.run(Dataset.load(limit=10))
+                demo.run(dataset)
 
     assert result.verdict.first == []
     assert result.verdict.checks > 20 * FLIGHTS

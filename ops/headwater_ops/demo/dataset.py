@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from headwater_ops.collector import paused
 from headwater_schemas.errors import UsageError
 
 __all__ = ["NA", "AirlineRow", "AirportRow", "Dataset", "FlightRow", "PlaneRow", "WeatherRow"]
@@ -127,7 +128,11 @@ class Dataset:
         """
         if limit is not None and limit < 1:
             raise UsageError(f"limit = {limit} must be a number of flights of at least 1")
-        folder = _folder()
+        with paused():
+            return cls._load(limit, _folder())
+
+    @classmethod
+    def _load(cls, limit: int | None, folder: Path) -> Dataset:
         flights = _rows(FlightRow, _unzipped(folder / "flights.csv.zip"))
         flights.sort(key=lambda row: (row.time_hour, int(row.minute)))
         weather = _rows(WeatherRow, _text(folder / "weather.csv"))
