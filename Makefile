@@ -45,9 +45,11 @@ format: setup ## let ruff rewrite what it can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-lock: $(BIN)/uv ## resolve requirements.lock anew
+lock: $(BIN)/uv ## resolve requirements.lock and the pins of bench/ anew
 	@$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
 		pyproject.toml --group dev $(foreach m,$(MEMBERS),--no-emit-package headwater-$(m)) -o requirements.lock
+	@$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
+		bench/handler_peers.in -o bench/handler_peers.txt
 
 clean: ## remove what the targets made (not the download cache)
 	@rm -rf $(VENV) .state .bench site .mypy_cache .ruff_cache .hypothesis
@@ -133,7 +135,15 @@ bench-cache-memory: setup ## bytes of Redis memory per entry, against plain keys
 
 # --- streams -----------------------------------------------------------------------------------------------------
 .PHONY: chaos chaos-demo bench-handler bench-io bench-retry bench-rebalance bench-soak
-bench-handler: setup ## a no-op handler against the bare loop and Faust as shipped (ARGS="--json")
+HANDLER_PEERS := .bench/handler-peers
+
+$(HANDLER_PEERS)/.ready: $(BIN)/uv bench/handler_peers.txt
+	@echo "setting up $(HANDLER_PEERS)"
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(HANDLER_PEERS)
+	@VIRTUAL_ENV=$(HANDLER_PEERS) $(BIN)/uv pip sync --quiet --require-hashes bench/handler_peers.txt
+	@touch $@
+
+bench-handler: setup $(HANDLER_PEERS)/.ready ## a no-op handler against the bare loop, Faust, Quix Streams and Arroyo (ARGS="--json")
 	@$(BIN)/python bench/handler.py $(ARGS)
 
 bench-io: setup ## a handler of 5 ms of asynchronous I/O, 1,000 keys, in order (ARGS="--json")

@@ -1,4 +1,4 @@
-"""A no-op handler with every promise on, against the bare loop and Faust as shipped: events per second in one run.
+"""A no-op handler with every promise on, against the bare loop and other frameworks: events per second in one run.
 
     python bench/handler.py [--runs 5] [--records 200000] [--json]
     python bench/handler.py --io        a handler of 5 ms of asynchronous I/O, 1,000 keys, in order
@@ -7,7 +7,8 @@ Every contender reads the same topic from its beginning (4 partitions, Avro even
 and reports the time from its first event to its last, and the processor time of that span. The bare loop is
 ``consume(1000)`` and fastavro, and commits nothing. Contenders take turns; ratios are taken within a run, and their
 median over the runs is reported with the spread. The ratio of processor time is what a busy machine disturbs least.
-Faust as shipped reads a tenth of the events, since it is that much slower.
+Faust as shipped reads a tenth of the events, since it is that much slower. Quix Streams and Arroyo take part when the
+environment of ``handler_peers.py`` is there.
 """
 
 from __future__ import annotations
@@ -20,9 +21,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
-from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,8 @@ from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from handler_event import PARSED, SCHEMA, Span, decode
+from handler_peers import PEERS, interpreter
 from headwater_ops.stack import Stack
 from headwater_schemas.catalogue import Catalogue, TopicSpec
 from headwater_schemas.codec import Codec
@@ -40,40 +41,6 @@ from headwater_schemas.registry import LocalRegistry
 PARTITIONS = 4
 KEYS = 1000
 IO_SECONDS = 0.005
-SCHEMA: dict[str, Any] = {
-    "type": "record",
-    "name": "Order",
-    "fields": [
-        {"name": "order_id", "type": "string"},
-        {"name": "customer", "type": "string"},
-        {"name": "amount", "type": "double"},
-        {"name": "quantity", "type": "int"},
-        {"name": "placed_at", "type": "long"},
-        {"name": "note", "type": "string"},
-    ],
-}
-
-
-class Span:
-    """From the first event to the last: wall clock and this process's processor time."""
-
-    def __init__(self, wanted: int) -> None:
-        self.wanted = wanted
-        self.seen = 0
-        self.done: Callable[[], None] = lambda: None
-
-    def hit(self) -> None:
-        """One event was handled."""
-        if not self.seen:
-            self.wall, self.cpu = time.perf_counter(), time.process_time()
-        self.seen += 1
-        if self.seen == self.wanted:
-            self.wall, self.cpu = time.perf_counter() - self.wall, time.process_time() - self.cpu
-            self.done()
-
-    def report(self) -> None:
-        """For the parent process."""
-        print(json.dumps({"events": self.wanted, "wall": self.wall, "cpu": self.cpu}))
 
 
 def order(number: int) -> dict[str, Any]:
@@ -98,7 +65,6 @@ def codec_for(topic: str) -> Codec:
 def bare(bootstrap: str, topic: str, records: int) -> None:
     """The least that reads Avro events."""
     span = Span(records)
-    parsed = fastavro.parse_schema(SCHEMA)
     consumer = Consumer(
         {
             "bootstrap.servers": bootstrap,
@@ -112,7 +78,7 @@ def bare(bootstrap: str, topic: str, records: int) -> None:
         for message in consumer.consume(1000, 1.0):
             if message.error() is None:
                 value: Any = message.value()
-                fastavro.schemaless_reader(BytesIO(value[5:]), parsed, None)
+                fastavro.schemaless_reader(BytesIO(value[5:]), PARSED, None)  # without even a call of ``decode``
                 span.hit()
     span.report()
     consumer.close()
@@ -174,7 +140,6 @@ def faust_as_shipped(bootstrap: str, topic: str, records: int) -> None:
     import faust
 
     span = Span(records)
-    parsed = fastavro.parse_schema(SCHEMA)
 
     async def main() -> None:
         app = faust.App(
@@ -193,7 +158,7 @@ def faust_as_shipped(bootstrap: str, topic: str, records: int) -> None:
         @app.agent(app.topic(topic, value_serializer="raw", key_serializer="raw"))
         async def nothing(stream: Any) -> None:
             async for value in stream:
-                fastavro.schemaless_reader(BytesIO(value[5:]), parsed, None)
+                decode(value)
                 if span.seen < records:
                     span.hit()
 
@@ -223,10 +188,17 @@ def fill(bootstrap: str, topic: str, records: int) -> None:
     producer.flush()
 
 
+def command(name: str) -> list[str]:
+    """How a contender is started; its arguments follow."""
+    if name in PEERS:
+        return [str(interpreter()), str(Path(__file__).with_name("handler_peers.py"))]
+    return [sys.executable, __file__, "--child"]
+
+
 def run(name: str, bootstrap: str, topic: str, records: int) -> dict[str, float]:
     """One contender, once, in a process of its own."""
-    command = [sys.executable, __file__, "--child", name, bootstrap, topic, str(records)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    arguments = [name, bootstrap, topic, str(records)]
+    done = subprocess.run([*command(name), *arguments], capture_output=True, text=True, timeout=300, check=False)
     if done.returncode != 0:
         raise SystemExit(f"{name} failed:\n{done.stderr[-3000:]}")
     figures: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -262,8 +234,9 @@ def summary(measured: dict[str, list[dict[str, float]]], ours: str) -> dict[str,
         "runs": len(measured[ours]),
         "events_per_second": round(statistics.median(one["rate"] for one in measured[ours])),
     }
-    for theirs, label in (("bare", "bare_loop"), ("faust", "faust")):
-        if theirs in measured:
+    for theirs in measured:
+        if theirs != ours:
+            label = "bare_loop" if theirs == "bare" else theirs
             found = ratios(measured, ours, theirs, "rate")
             cpu = ratios(measured, theirs, ours, "cpu")
             result[f"{label}_events_per_second"] = round(statistics.median(one["rate"] for one in measured[theirs]))
@@ -286,6 +259,8 @@ def main() -> None:
     options = parser.parse_args()
     ours = "headwater_io" if options.io else "headwater"
     names = {"headwater_io": 1} if options.io else {"bare": 1, "headwater": 1, "faust": 10}
+    if not options.io and interpreter() is not None:
+        names |= dict.fromkeys(PEERS, 1)
     with tempfile.TemporaryDirectory() as folder, Stack(Path(folder) / "stack", ports="free") as stack:
         endpoints = stack.up("kafka")
         result = summary(measure(endpoints.bootstrap, options.records, options.runs, names), ours)
