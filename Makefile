@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
 MEMBERS := schemas producers cache streams tasks ops
 ARGS ?=
-JOBS ?= 2
+JOBS ?= 3
 
 .PHONY: help setup demo test lint format docs bench lock clean
 
@@ -30,7 +30,7 @@ $(VENV)/.ready: $(BIN)/uv requirements.lock $(addsuffix /pyproject.toml,$(MEMBER
 demo: setup ## replay a year of real flights through the whole pipeline and check every figure
 	@$(BIN)/headwater demo $(ARGS)
 
-test: setup ## unit and integration tests on the real embedded stack, in JOBS processes (2), each with servers of its own
+test: setup ## unit and integration tests on the real embedded stack, in JOBS processes (3), each with servers of its own
 	@$(BIN)/pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: setup ## ruff, strict typing, import layers

@@ -6,21 +6,22 @@ import asyncio
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from kafka import KafkaConsumer, TopicPartition
 
 from headwater_ops.stack import Endpoints
 from headwater_schemas.codec import Codec
-from headwater_schemas.errors import UnknownTopic
+from headwater_schemas.errors import BrokerUnavailable, UnknownTopic
 from headwater_schemas.registry import LocalRegistry
 from headwater_schemas.settings import Environment
 from headwater_schemas.topics import plan
 from headwater_streams import EventContext, Retry, StreamApp
+from headwater_streams.transport.producer import Producer as FaustProducer
 from streams import running as apps
 from streams.orders import catalogue, first_seen, order
 from streams.running import running
@@ -267,3 +268,21 @@ async def test_retry_topics_and_dead_letters_are_kept_for_four_weeks_and_replica
     )
 
     assert [difference.action for difference in differences] == []
+
+
+async def test_a_producer_that_cannot_go_on_ends_the_worker(place: Place) -> None:
+    """What is handled after that could neither emit nor retry nor die."""
+    app = place.app()
+
+    @app.handler(place.topic, name="bill")
+    async def bill(value: dict[str, Any]) -> None:
+        """Nothing."""
+
+    async with running(app):
+        sender = cast("FaustProducer", app.producer).started_sender()
+        fatal = KafkaError(KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER, "records were lost", True)
+        await asyncio.to_thread(sender._on_error, fatal)  # as librdkafka calls it, on a thread of its own
+        await until(lambda: app.crashed)
+
+    assert isinstance(app.crash_reason, BrokerUnavailable)
+    assert "records were lost" in str(app.crash_reason)

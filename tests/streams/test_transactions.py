@@ -129,7 +129,7 @@ class World:
         """Where committed readers of the topic may go, in all: cheaper to ask than to read, and no less than what they
         find."""
         counted = self.admin.list_topics(topic).topics[topic].partitions
-        latest = {Position(topic, number): OffsetSpec.latest() for number in counted}
+        latest = {Position(topic, number): OffsetSpec.latest() for number in counted}  # type: ignore[no-untyped-call]
         answers = self.admin.list_offsets(latest, isolation_level=IsolationLevel.READ_COMMITTED)
         return sum(answer.result().offset for answer in answers.values())
 

@@ -30,9 +30,18 @@ class Producer(base.Producer):
     def started_sender(self) -> Sender:
         """The sender, started in the running loop at first use."""
         if self.sender is None:
-            self.sender = Sender(self.transport.kafka, client_id=self.client_id, linger=self.linger_ms / 1000 or 0.005)
+            self.sender = Sender(
+                self.transport.kafka,
+                client_id=self.client_id,
+                linger=self.linger_ms / 1000 or 0.005,
+                on_fatal=self._crash_soon,
+            )
             self.sender.start()
         return self.sender
+
+    def _crash_soon(self, error: HeadwaterError) -> None:
+        """End the worker: it would go on handling records whose copies and emits it can never send."""
+        self.add_future(self.app.crash(error))
 
     async def on_start(self) -> None:
         self.started_sender()

@@ -37,6 +37,7 @@ class Sender:
         linger: seconds that a record may wait for company in its batch.
         queue_records: records that may await acknowledgement; beyond it ``send`` raises ``Overloaded``.
         overrides: further librdkafka properties.
+        on_fatal: told in the loop when nothing more can be sent by this client, ever.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Sender:
         linger: float = 0.005,
         queue_records: int = 100_000,
         overrides: Mapping[str, str | int | float | bool] | None = None,
+        on_fatal: Callable[[HeadwaterError], None] | None = None,
     ) -> None:
         self._config: dict[str, Any] = {
             **kafka.client_config(),
@@ -65,6 +67,7 @@ class Sender:
             "logger": logger,
             **(overrides or {}),
         }
+        self._on_fatal = on_fatal
         self._producer: Producer | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -213,5 +216,7 @@ class Sender:
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal():
             logger.critical("the Kafka producer cannot go on: %s (%s)", error.str(), error.name())
+            if self._on_fatal is not None and self._loop is not None:
+                self._loop.call_soon_threadsafe(self._on_fatal, translate(error, "producing"))
         else:
             self._complaints.add(error)
