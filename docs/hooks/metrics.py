@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib import import_module
-from inspect import isclass
+from inspect import isclass, signature
 from types import ModuleType
 from typing import Any, get_args
 
@@ -17,6 +17,8 @@ MODULES = {
     "headwater-producers": "headwater_producers.metrics",
     "headwater-cache": "headwater_cache.metrics",
     "headwater-streams": "headwater_streams.metrics",
+    "headwater-streams: the event loop": "headwater_streams.loop_metrics",
+    "headwater-streams: `@idempotent`": "headwater_streams.idempotency.marks",
     "headwater-tasks": "headwater_tasks.metrics",
     "Lag collector": "headwater_ops.lag.collector",
 }
@@ -53,7 +55,8 @@ def _rows(module: ModuleType) -> Iterator[list[str]]:
             yield _row(family.name, family.type, value._labelnames, family.documentation)  # no public way to ask
         elif isclass(value) and Collector in value.__bases__:
             collector: Any = value
-            for family in collector("").collect():  # made empty: it has names and no samples
+            # Made empty: it has names and no samples.
+            for family in (collector("") if signature(collector).parameters else collector()).collect():
                 yield _row(family.name, family.type, family._labelnames, family.documentation)
 
 

@@ -21,6 +21,8 @@ MODULES = (
     "headwater_producers.metrics",
     "headwater_cache.metrics",
     "headwater_streams.metrics",
+    "headwater_streams.loop_metrics",
+    "headwater_streams.idempotency.marks",
     "headwater_tasks.metrics",
     "headwater_ops.lag.collector",
 )
