@@ -9,6 +9,9 @@ MEMBERS := schemas producers cache streams tasks ops
 ARGS ?=
 JOBS ?= 3
 
+# Container images often set this; every process would then compile every module anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup demo test lint format docs bench lock clean
 
 help: ## show the targets
