@@ -121,7 +121,7 @@ bench-codec: setup ## the codec against bare fastavro, as ratios
 	@$(BIN)/python bench/codec.py $(ARGS)
 
 # --- cache -------------------------------------------------------------------------------------------------------
-.PHONY: chaos-cache bench-stampede bench-cache bench-cache-memory
+.PHONY: chaos-cache bench-stampede bench-cache bench-cache-memory bench-cache-sync bench-cache-reads
 CACHE_BENCH := PYTHONPATH=tests $(BIN)/python bench
 
 chaos-cache: setup ## random schedules of the cache with accidents: ARGS="--schedules 10000 --json"
@@ -135,6 +135,9 @@ bench-cache: setup ## the cache's hot paths against bare redis-py and other cach
 
 bench-cache-memory: setup ## bytes of Redis memory per entry, against plain keys and JSON
 	@$(CACHE_BENCH)/cache_memory.py $(ARGS)
+
+bench-cache-sync: setup ## change events into Redis per second, and emit to visible at 10,000/s (ARGS="--json")
+	@$(CACHE_BENCH)/cache_sync.py $(ARGS)
 
 # --- streams -----------------------------------------------------------------------------------------------------
 .PHONY: chaos chaos-demo bench-handler bench-io bench-retry bench-rebalance bench-soak
