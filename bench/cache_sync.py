@@ -2,10 +2,10 @@
 
     python bench/cache_sync.py [--runs 5] [--events 200000] [--rate 10000] [--seconds 10] [--json]
 
-- *drain*: a topic full of change events (4 partitions, 10,000 keys, payloads of 160 bytes), read to its end by one worker
-  process with ``sync_cache``. Its time runs from the first batch to the return of the last apply: everything is then
-  in Redis and may be committed. Beside it, in turn, the same by hand and without the promises: ``consume(500)``,
-  fastavro, a pipeline of SETs. Ratios are taken within a run.
+- *drain*: a topic full of change events (4 partitions, 10,000 keys, payloads of 160 bytes), read to its end by one
+  worker process with ``sync_cache``. Its time runs from the first batch to the return of the last apply: everything
+  is then in Redis and may be committed. Beside it, in turn, the same by hand and without the promises:
+  ``consume(500)``, fastavro, a pipeline of SETs. Ratios are taken within a run.
 - *visible*: events are due at fixed times, 10,000 a second, whether anybody keeps up or not; another process emits them
   with ``EventProducer`` (acks=all), the worker applies them, and this process looks every millisecond whether a sample
   of one event in fifty shows. A sample's time runs from when it was due. The settings are those that a user sets who
@@ -27,7 +27,7 @@ import tempfile
 import time
 import uuid
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
@@ -172,7 +172,7 @@ def sender(bootstrap: str, entity: str, rate: str, seconds: str, start: str) -> 
             time.sleep(0.001)
 
 
-CHILDREN = {"headwater": headwater, "bare": bare, "sender": sender}
+CHILDREN: dict[str, Callable[..., None]] = {"headwater": headwater, "bare": bare, "sender": sender}
 
 
 def child(name: str, *arguments: object, **options: Any) -> subprocess.Popen[str]:

@@ -79,6 +79,12 @@ class _Guard:
         if not self._breaker.calm:
             self._breaker.record(True)
 
+    def gave_up(self, exc: Exception) -> Exception:
+        """The same of a call with little patience: that it took too long is no verdict on Redis."""
+        if isinstance(exc, exceptions.TimeoutError | TimeoutError):
+            return translate(exc)
+        return self.failed(exc)
+
     def failed(self, exc: Exception) -> Exception:
         """The error to raise for ``exc``: one of ours, but for a missing script, which ``steps.evaluate`` answers."""
         if isinstance(exc, exceptions.NoScriptError):
@@ -90,9 +96,21 @@ class _Guard:
 
 
 class _SyncPort:
-    def __init__(self, client: redis.Redis | redis.RedisCluster, guard: _Guard) -> None:
+    def __init__(
+        self, client: redis.Redis | redis.RedisCluster, reader: redis.Redis | redis.RedisCluster, guard: _Guard
+    ) -> None:
         self._client = client
+        self._reader = reader
         self._guard = guard
+
+    def read(self, command: Command) -> Any:
+        self._guard.enter()
+        try:
+            reply = self._reader.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
+        except _FAILURES as exc:
+            raise self._guard.gave_up(exc) from exc
+        self._guard.leave()
+        return reply
 
     def ask(self, command: Command) -> Any:
         self._guard.enter()
@@ -144,12 +162,31 @@ class _SyncClusterPort(_SyncPort):
 
 class _AsyncPort:
     def __init__(
-        self, client: redis.asyncio.Redis | redis.asyncio.RedisCluster, guard: _Guard, settings: RedisSettings
+        self,
+        client: redis.asyncio.Redis | redis.asyncio.RedisCluster,
+        reader: redis.asyncio.Redis | redis.asyncio.RedisCluster,
+        guard: _Guard,
+        settings: RedisSettings,
     ) -> None:
         self._client = client
+        self._reader = reader
         self._guard = guard
         self._timeout = settings.timeout
+        self._read_timeout = settings.read_timeout
         self._free = asyncio.Semaphore(settings.max_connections)
+        self._free_to_read = asyncio.Semaphore(settings.max_connections)
+
+    async def read(self, command: Command) -> Any:
+        self._guard.enter()
+        await self._connection(self._free_to_read, self._read_timeout)
+        try:
+            reply = await self._reader.execute_command(*command)
+        except _FAILURES as exc:
+            raise self._guard.gave_up(exc) from exc
+        finally:
+            self._free_to_read.release()
+        self._guard.leave()
+        return reply
 
     async def ask(self, command: Command) -> Any:
         return await self._guarded(self._send(command))
@@ -160,7 +197,7 @@ class _AsyncPort:
     async def _guarded(self, call: Coroutine[Any, Any, T]) -> T:
         try:
             self._guard.enter()
-            await self._connection()
+            await self._connection(self._free, self._timeout)
         except BaseException:
             call.close()
             raise
@@ -173,13 +210,13 @@ class _AsyncPort:
         self._guard.leave()
         return reply
 
-    async def _connection(self) -> None:
+    async def _connection(self, free: asyncio.Semaphore, timeout: float) -> None:
         """Wait for a connection to be free, as long as for an answer."""
-        if not self._free.locked():
-            await self._free.acquire()
+        if not free.locked():
+            await free.acquire()
             return
         try:
-            await asyncio.wait_for(self._free.acquire(), self._timeout)
+            await asyncio.wait_for(free.acquire(), timeout)
         except TimeoutError as exc:
             raise CacheUnavailable("no free connection to Redis in time; raise max_connections or send less") from exc
 
@@ -223,7 +260,8 @@ def _translated_all(replies: list[Any]) -> list[Any]:
 
 
 class Connection:
-    """The clients of one Redis: one for threads, one per event loop; each made when first used."""
+    """The clients of one Redis: two for threads, two per event loop, the second with less patience; made when first
+    used."""
 
     def __init__(self, name: str, settings: RedisSettings, clock: Clock) -> None:
         self.settings = settings
@@ -231,7 +269,7 @@ class Connection:
         self.breaker = Breaker(name, clock)
         self._guard = _Guard(self.breaker)
         self._lock = threading.Lock()
-        self._sync: tuple[redis.Redis | redis.RedisCluster, SyncDriver] | None = None
+        self._sync: tuple[redis.Redis | redis.RedisCluster, redis.Redis | redis.RedisCluster, SyncDriver] | None = None
         self._async: _Loops = weakref.WeakKeyDictionary()
 
     @property
@@ -245,15 +283,16 @@ class Connection:
         if found is None:
             with self._lock:
                 found = self._sync = self._sync or self._connected()
-        return found[1]
+        return found[2]
 
-    def _connected(self) -> tuple[redis.Redis | redis.RedisCluster, SyncDriver]:
+    def _connected(self) -> tuple[redis.Redis | redis.RedisCluster, redis.Redis | redis.RedisCluster, SyncDriver]:
         try:
             client = sync_client(self.settings)
+            reader = sync_client(self.settings, self.settings.read_timeout)
         except _FAILURES as exc:
             raise translate(exc) from exc
-        port = (_SyncClusterPort if self.cluster else _SyncPort)(client, self._guard)
-        return client, SyncDriver(port)
+        port = (_SyncClusterPort if self.cluster else _SyncPort)(client, reader, self._guard)
+        return client, reader, SyncDriver(port)
 
     @property
     def async_driver(self) -> AsyncDriver:
@@ -262,9 +301,10 @@ class Connection:
         found = self._async.get(loop)
         if found is None:
             client = async_client(self.settings)
-            port = (_AsyncClusterPort if self.cluster else _AsyncPort)(client, self._guard, self.settings)
-            found = self._async[loop] = client, AsyncDriver(port)
-        return found[1]
+            reader = async_client(self.settings, self.settings.read_timeout)
+            port = (_AsyncClusterPort if self.cluster else _AsyncPort)(client, reader, self._guard, self.settings)
+            found = self._async[loop] = client, reader, AsyncDriver(port)
+        return found[2]
 
     def tracking_connection(self) -> Any:
         """A new connection to the primary, outside the pool, for the invalidation channel."""
@@ -276,25 +316,30 @@ class Connection:
     def close(self) -> None:
         """Finish what runs in the background and close the connections of the blocking callers."""
         if self._sync is not None:
-            client, driver = self._sync
+            *clients, driver = self._sync
             self._sync = None
             driver.close()
-            client.close()
-            if isinstance(client, redis.Redis):  # `close` leaves a pool alone that the client was given
-                client.connection_pool.disconnect()
+            for client in clients:
+                client.close()
+                if isinstance(client, redis.Redis):  # `close` leaves a pool alone that the client was given
+                    client.connection_pool.disconnect()
 
     async def aclose(self) -> None:
         """The same for the running event loop."""
         found = self._async.pop(asyncio.get_running_loop(), None)
         if found is not None:
-            client, driver = found
+            client, reader, driver = found
             await driver.close()
-            await client.aclose()
-            if isinstance(client, redis.asyncio.Redis):
-                await client.connection_pool.disconnect()
+            for each in (client, reader):
+                await each.aclose()
+                if isinstance(each, redis.asyncio.Redis):
+                    await each.connection_pool.disconnect()
 
 
 _Loops = weakref.WeakKeyDictionary[
-    asyncio.AbstractEventLoop, tuple[redis.asyncio.Redis | redis.asyncio.RedisCluster, AsyncDriver]
+    asyncio.AbstractEventLoop,
+    tuple[
+        redis.asyncio.Redis | redis.asyncio.RedisCluster, redis.asyncio.Redis | redis.asyncio.RedisCluster, AsyncDriver
+    ],
 ]
 _FAILURES = (exceptions.RedisError, exceptions.RedisClusterException, OSError)

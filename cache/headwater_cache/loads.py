@@ -26,12 +26,13 @@ from headwater_cache.metrics import (
     LOAD_SECONDS,
     VERSION_CONFLICT,
 )
+from headwater_cache.probation import Probation
 from headwater_cache.reads import Reading, Verdict, fetch_many, judge, needed, request_counters
 from headwater_cache.scripts import APPLY as APPLY_SCRIPT
 from headwater_cache.scripts import PASS
 from headwater_cache.source import Loaded
 from headwater_cache.space import Space
-from headwater_cache.steps import Ask, Call, Gather, Join, Pause, Spawn, Step, evaluate
+from headwater_cache.steps import Call, Gather, Join, Pause, Read, Spawn, Step, evaluate
 from headwater_cache.tags import check_tags, holds, tag_clock
 from headwater_cache.values import ValueCodec
 from headwater_cache.versions import ZERO, Version, VersionToken, version
@@ -70,6 +71,7 @@ class SourceReads(Generic[V]):
         self._requests = request_counters(space.name, "redis")
         self._bulkhead = Bulkhead(space.name, policy.loads, policy.seconds_of("wait"))
         self._flights: Flights[Reading[V]] = Flights()
+        self._probation = Probation(space.clock)
         self._refreshes = TokenBucket(space.clock, policy.refreshes)
         self._refreshing: set[str] = set()
 
@@ -88,11 +90,16 @@ class SourceReads(Generic[V]):
         space = self._space
         names = [space.key(key) for key in keys]
         try:
+            if self._probation.silent:
+                yield from self._probation.ping()
+                raise CacheUnavailable("Redis did not answer a moment ago")
             if space.due():
                 yield from space.look()
                 names = [space.key(key) for key in keys]
-            replies = yield from fetch_many(names, space.cluster)
+            replies = yield from fetch_many(names, space.cluster, Read)
         except (CacheUnavailable, Overloaded):
+            if not self._probation.silent:
+                yield from self._probation.begin()
             steps = [self._bypass(self._want(key, None, None)) for key in keys]
         else:
             pairs = zip(keys, replies, strict=True)
@@ -111,11 +118,15 @@ class SourceReads(Generic[V]):
 
     def _read(self, want: Want) -> Step[Reading[V]]:
         space = self._space
+        if self._probation.silent:
+            yield from self._probation.ping()
+            return (yield from self._bypass(want))
         try:
             if space.due():
                 yield from space.look()
-            data = yield Ask(("GET", space.key(want.key)))
+            data = yield Read(("GET", space.key(want.key)))
         except (CacheUnavailable, Overloaded):
+            yield from self._probation.begin()
             return (yield from self._bypass(want))
         if data is not None and want.min_version is None and want.max_staleness is None:
             plain = glance(data, space.domain_bytes)

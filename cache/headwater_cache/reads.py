@@ -188,13 +188,13 @@ def needed(token: VersionToken | None, domain: str) -> Version | None:
     return token.version
 
 
-def fetch_many(names: Sequence[str], cluster: bool) -> Step[list[bytes | None]]:
+def fetch_many(names: Sequence[str], cluster: bool, ask: type[Ask] = Ask) -> Step[list[bytes | None]]:
     """The bytes of several entries, in one round trip (in a Cluster one per node: MGET can not cross slots)."""
     found: list[bytes | None]
     if not names:
         return []
     if not cluster:
-        found = yield Ask(("MGET", *names))
+        found = yield ask(("MGET", *names))
         return found
     replies = yield Batch([("GET", name) for name in names])
     for reply in replies:

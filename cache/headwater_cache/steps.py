@@ -21,8 +21,8 @@ from headwater_cache.scripts import SCRIPTS, Script
 from headwater_schemas.errors import UsageError
 
 __all__ = [
-    "Ask", "AsyncDriver", "AsyncPort", "Batch", "Call", "Command", "Gather", "Join", "Pause", "Request", "Spawn",
-    "Step", "SyncDriver", "SyncPort", "evaluate", "evaluate_many",
+    "Ask", "AsyncDriver", "AsyncPort", "Batch", "Call", "Command", "Gather", "Join", "Pause", "Read", "Request",
+    "Spawn", "Step", "SyncDriver", "SyncPort", "evaluate", "evaluate_many",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -33,6 +33,10 @@ class Ask(msgspec.Struct, frozen=True):
     """One Redis command; replies with its reply, or raises."""
 
     command: Command
+
+
+class Read(Ask, frozen=True):
+    """One Redis command whose caller has another place to ask: it is given up after ``RedisSettings.read_timeout``."""
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -73,7 +77,7 @@ class Gather(msgspec.Struct, frozen=True):
     steps: Sequence[Step[Any]]
 
 
-Request = Ask | Batch | Pause | Join | Call | Spawn | Gather
+Request = Ask | Read | Batch | Pause | Join | Call | Spawn | Gather
 Step = Generator[Request, Any, T]
 
 
@@ -105,6 +109,8 @@ class SyncPort(Protocol):
 
     def ask(self, command: Command) -> Any: ...
 
+    def read(self, command: Command) -> Any: ...
+
     def batch(self, commands: Sequence[Command]) -> list[Any]: ...
 
 
@@ -112,6 +118,8 @@ class AsyncPort(Protocol):
     """Redis, awaited."""
 
     async def ask(self, command: Command) -> Any: ...
+
+    async def read(self, command: Command) -> Any: ...
 
     async def batch(self, commands: Sequence[Command]) -> list[Any]: ...
 
@@ -141,6 +149,8 @@ class SyncDriver:
 
     def _do(self, request: Request) -> Any:
         match request:
+            case Read(command):
+                return self._port.read(command)
             case Ask(command):
                 return self._port.ask(command)
             case Batch(commands):
@@ -190,6 +200,8 @@ class AsyncDriver:
 
     async def _do(self, request: Request) -> Any:
         match request:
+            case Read(command):
+                return await self._port.read(command)
             case Ask(command):
                 return await self._port.ask(command)
             case Batch(commands):

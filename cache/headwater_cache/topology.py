@@ -39,38 +39,40 @@ def is_cluster(settings: RedisSettings) -> bool:
     return urlsplit(settings.url).scheme.endswith("+cluster")
 
 
-def sync_client(settings: RedisSettings) -> Client:
-    """A client for threads; connects when first used.
+def sync_client(settings: RedisSettings, timeout: float | None = None) -> Client:
+    """A client for threads; connects when first used. ``timeout``: of a reply, where it is not that of the settings.
 
     Raises:
         SettingError: the URL lacks a part.
     """
-    target = _target(settings)
+    target = _target(settings, timeout or settings.timeout)
+    bounds = _bounds(settings, settings.timeout)
     retry = Retry(NoBackoff(), settings.retries, _RETRIED)
     match target.kind:
         case "sentinel":
-            sentinel = Sentinel(target.nodes, sentinel_kwargs=_bounds(settings), retry=retry, **target.options)  # type: ignore[no-untyped-call]  # redis-py
+            sentinel = Sentinel(target.nodes, sentinel_kwargs=bounds, retry=retry, **target.options)  # type: ignore[no-untyped-call]  # redis-py
             master: redis.Redis = sentinel.master_for(target.service)  # type: ignore[no-untyped-call]  # redis-py
             return master
         case "cluster":
             nodes = [ClusterNode(host, port) for host, port in target.nodes]  # type: ignore[no-untyped-call]  # redis-py
             return redis.RedisCluster(startup_nodes=nodes, retry=retry, **target.options)
-    limits = {"timeout": settings.timeout, "max_connections": settings.max_connections}
+    limits = {"timeout": timeout or settings.timeout, "max_connections": settings.max_connections}
     pool = redis.BlockingConnectionPool.from_url(settings.url, retry=retry, **target.options, **limits)
     return redis.Redis(connection_pool=pool)
 
 
-def async_client(settings: RedisSettings) -> AsyncClient:
+def async_client(settings: RedisSettings, timeout: float | None = None) -> AsyncClient:
     """A client for the running event loop; connects when first used.
 
     Raises:
         SettingError: the URL lacks a part.
     """
-    target = _target(settings)
+    target = _target(settings, timeout or settings.timeout)
+    bounds = _bounds(settings, settings.timeout)
     retry = AsyncRetry(NoBackoff(), settings.retries, _RETRIED)
     match target.kind:
         case "sentinel":
-            sentinel = AsyncSentinel(target.nodes, sentinel_kwargs=_bounds(settings), retry=retry, **target.options)  # type: ignore[no-untyped-call]  # redis-py
+            sentinel = AsyncSentinel(target.nodes, sentinel_kwargs=bounds, retry=retry, **target.options)  # type: ignore[no-untyped-call]  # redis-py
             master: redis.asyncio.Redis = sentinel.master_for(target.service)
             return master
         case "cluster":
@@ -82,12 +84,12 @@ def async_client(settings: RedisSettings) -> AsyncClient:
     return redis.asyncio.Redis(connection_pool=pool)
 
 
-def _target(settings: RedisSettings) -> _Target:
+def _target(settings: RedisSettings, timeout: float) -> _Target:
     url = urlsplit(settings.url)
     base, _, kind = url.scheme.partition("+")
     if not kind:
-        return _Target("single", [], "", _bounds(settings))
-    options = _bounds(settings)
+        return _Target("single", [], "", _bounds(settings, timeout))
+    options = _bounds(settings, timeout)
     if url.username:
         options["username"] = unquote(url.username)
     if url.password:
@@ -112,10 +114,10 @@ def _nodes(url: SplitResult) -> list[tuple[str, int]]:
     return nodes
 
 
-def _bounds(settings: RedisSettings) -> dict[str, Any]:
+def _bounds(settings: RedisSettings, timeout: float) -> dict[str, Any]:
     """redis-py's defaults hang for 25 s on a black hole: everything that bounds latency is set here."""
     return {
-        "socket_timeout": settings.timeout,
+        "socket_timeout": timeout,
         "socket_connect_timeout": settings.timeout,
         "protocol": 3,
         "decode_responses": False,

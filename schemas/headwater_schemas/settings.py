@@ -86,6 +86,11 @@ SETTINGS: tuple[Setting, ...] = (
         secret=True,
     ),
     Setting("HEADWATER_REDIS_TIMEOUT", "300ms", "Time limit of one Redis command and of one connection attempt."),
+    Setting(
+        "HEADWATER_REDIS_READ_TIMEOUT",
+        "30ms",
+        "Time limit of a read in cache mode: then the source is asked, and Redis left alone until it answers a ping.",
+    ),
     Setting("HEADWATER_REDIS_REPLICAS", "0", "Replicas that must have a batch of changes before it counts as applied."),
     # Producer
     Setting(

@@ -10,6 +10,7 @@ import redis
 
 from cache.redis_server import RedisServer
 from cache.resp import RespPort
+from headwater_cache import settings
 from headwater_cache.scripts import SCRIPTS
 
 _names = itertools.count(1)
@@ -21,6 +22,12 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
     server = RedisServer(tmp_path_factory.mktemp("redis"))
     yield server
     server.kill()
+
+
+@pytest.fixture(autouse=True)
+def patient_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine is no silent Redis; tests of that pass their own ``read_timeout``."""
+    monkeypatch.setattr(settings, "READ_TIMEOUT", 10)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -15,6 +16,7 @@ from cache.table import Table
 from headwater_cache import CachePolicy, EntityCache, Loaded, RedisSettings, SourceBusy
 from headwater_cache.testing import MemoryLog
 from headwater_schemas.errors import CacheUnavailable
+from headwater_schemas.settings import Environment
 
 TIMEOUT = 0.1
 pytestmark = pytest.mark.timeout(60)
@@ -64,6 +66,34 @@ def test_a_black_hole_costs_no_more(cache: EntityCache[int], proxy: Proxy) -> No
 
     assert max(took) < 5 * TIMEOUT
     assert sorted(took)[20] < TIMEOUT / 2
+
+
+def test_a_silent_redis_adds_no_more_than_50_ms_to_a_read(proxy: Proxy, name: str, table: Table) -> None:
+    """By default, at p99 over many readers at once: they find out together, later ones do not wait at all (I11)."""
+    settings = RedisSettings(proxy.url, read_timeout=RedisSettings.from_env(Environment({})).read_timeout)
+    with EntityCache(name, settings, mode="cache", source=table) as cache, ThreadPoolExecutor(8) as pool:
+        assert cache.get("k") == 1
+        proxy.hole = True
+        took = sorted(pool.map(lambda _: _seconds(cache), range(1000)))
+
+        assert took[989] < 0.05
+
+
+def test_a_hiccup_is_over_when_a_ping_is_answered(proxy: Proxy, name: str, table: Table) -> None:
+    """Reads go to the source meanwhile, and the breaker stays closed: writes and events are not held up."""
+    settings = RedisSettings(proxy.url, timeout=5, read_timeout=0.05)
+    with EntityCache(name, settings, mode="cache", source=table) as cache:
+        assert cache.get("k") == 1
+        proxy.delay = 0.3
+        assert _seconds(cache) < 0.25
+        proxy.delay = 0
+        loads, deadline = -1, time.monotonic() + 10
+        while loads != table.loads:
+            assert time.monotonic() < deadline, "every read still goes to the source"
+            time.sleep(0.05)
+            loads = table.loads
+            cache.get("k")
+        assert cache._connection.breaker.calm
 
 
 def test_a_redis_that_is_well_again_is_used_again(cache: EntityCache[int], proxy: Proxy, table: Table) -> None:
