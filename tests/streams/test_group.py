@@ -1,0 +1,81 @@
+"""A group member on the real broker: nothing waits behind its poll, and what is resumed is read at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from time import monotonic
+
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+from faust.types import TP
+
+from headwater_ops.stack import Endpoints
+from headwater_schemas.settings import Environment, KafkaSettings
+from headwater_streams.transport.group import GroupConsumer, GroupSettings, Marks
+
+pytestmark = pytest.mark.timeout(90)
+
+
+class Listener:
+    """Takes what it is given."""
+
+    def __init__(self) -> None:
+        self.assigned = asyncio.Event()
+
+    def on_assigned(self, partitions: frozenset[TP]) -> None:
+        self.assigned.set()
+
+    async def on_revoked(self, partitions: frozenset[TP]) -> Marks:
+        return {}, {}
+
+    def on_lost(self, partitions: frozenset[TP]) -> None:
+        """Nothing to forget."""
+
+
+@pytest.fixture
+async def member(endpoints: Endpoints, unique: Callable[[str], str]) -> AsyncIterator[tuple[GroupConsumer, TP]]:
+    """A member that has the one partition of a topic, paused."""
+    tp = TP(unique("orders.placed"), 0)
+    admin = AdminClient({"bootstrap.servers": endpoints.bootstrap})
+    admin.create_topics([NewTopic(tp.topic, 1, 1)])[tp.topic].result()
+    kafka = KafkaSettings.from_env(Environment(endpoints.settings()))
+    listener = Listener()
+    group = GroupConsumer(kafka, GroupSettings(unique("billing")), listener)
+    group.start()
+    await group.subscribe([tp.topic])
+    async with asyncio.timeout(60):
+        while not listener.assigned.is_set():
+            await group.consume(10, 0.05)
+    yield group, tp
+    await group.close()
+
+
+async def test_a_question_does_not_wait_for_the_poll_that_finds_nothing(member: tuple[GroupConsumer, TP]) -> None:
+    group, tp = member
+    polling = asyncio.ensure_future(group.consume(10, timeout=20.0))
+    await asyncio.sleep(0.05)
+    started = monotonic()
+    assert await group.committed([tp]) == {tp: None}
+    assert monotonic() - started < 10
+    assert await polling == []
+
+
+async def test_a_resumed_partition_is_read_at_once(member: tuple[GroupConsumer, TP], endpoints: Endpoints) -> None:
+    group, tp = member
+    producer = Producer({"bootstrap.servers": endpoints.bootstrap})
+    waited = []
+    for _ in range(5):
+        producer.produce(tp.topic, b"x")
+        producer.flush()
+        await group.consume(10, 0.25)  # the broker's thread falls asleep beside the paused partition
+        group.resume([tp])
+        started = monotonic()
+        while not await group.consume(10, 1.0):
+            pass
+        waited.append(monotonic() - started)
+        group.pause([tp])
+
+    assert min(waited) < 0.3, "librdkafka looks by itself only each second"
