@@ -14,6 +14,7 @@ from headwater_schemas.errors import UsageError
 from headwater_schemas.rates import per_second
 from headwater_streams import DeadLimit, EventContext, Retry
 from headwater_streams.handlers.dependency import Breaker, Dependencies, DependencyDown
+from headwater_streams.handlers.failure import due_stamp
 from headwater_streams.handlers.limits import FloodGuard, TokenBucket
 from headwater_streams.loopwatch import LoopWatch
 from headwater_streams.testing import StreamKit
@@ -23,6 +24,18 @@ from streams.orders import TOPIC, memory_app, order
 @pytest.mark.parametrize(("text", "rate"), [("100/s", 100.0), ("30/m", 0.5), ("1.5 / s", 1.5), ("3600/h", 1.0)])
 def test_a_rate_is_read_as_calls_per_second(text: str, rate: float) -> None:
     assert per_second(text) == rate
+
+
+@pytest.mark.parametrize(
+    ("at", "stamp"),
+    [
+        (1_700_000_000.0001, b"1700000000.001"),
+        (1_700_000_000.3, b"1700000000.300"),
+        (1_700_000_001.0, b"1700000001.000"),
+    ],
+)
+def test_the_time_at_which_a_retry_is_due_is_never_rounded_to_an_earlier_one(at: float, stamp: bytes) -> None:
+    assert due_stamp(at) == stamp
 
 
 @pytest.mark.parametrize("text", ["", "100", "0/s", "-1/s", "5/day"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import traceback
 from itertools import dropwhile
@@ -11,7 +12,7 @@ from pathlib import Path
 from headwater_schemas import wire
 from headwater_streams.handlers.message import Headers
 
-__all__ = ["FENCE", "HOLD", "HOLDS", "RELEASES", "failure_headers", "fingerprint", "header", "merge"]
+__all__ = ["FENCE", "HOLD", "HOLDS", "RELEASES", "due_stamp", "failure_headers", "fingerprint", "header", "merge"]
 
 FENCE = "hw-fence"
 """Which assignment of a partition wrote a retry record; see ``fences``."""
@@ -39,6 +40,12 @@ def header(headers: Headers | None, name: str) -> bytes | None:
 def merge(original: Headers | None, added: dict[str, bytes]) -> Headers:
     """The original headers in their order, then ours; one of ours that was there already is replaced."""
     return [*((key, value) for key, value in original or () if key not in added), *added.items()]
+
+
+def due_stamp(at: float) -> bytes:
+    """``hw-due-at``, of seconds since the epoch: milliseconds, rounded up, since no retry may come early."""
+    # A hundredth of a millisecond is the rounding of floats, not time.
+    return f"{math.ceil(at * 1000 - 0.01) / 1000:.3f}".encode()
 
 
 def fingerprint(handler: str, error: BaseException) -> str:

@@ -18,7 +18,7 @@ from headwater_schemas import wire
 from headwater_schemas.clock import Clock
 from headwater_schemas.errors import HeadwaterError, Overloaded
 from headwater_streams.handlers.emitter import Outlet
-from headwater_streams.handlers.failure import FENCE, HOLD, HOLDS, failure_headers, merge
+from headwater_streams.handlers.failure import FENCE, HOLD, HOLDS, due_stamp, failure_headers, merge
 from headwater_streams.handlers.family import Family
 from headwater_streams.handlers.lanes import Origin, Record
 from headwater_streams.handlers.limits import DeadLimit, FloodGuard
@@ -85,7 +85,7 @@ class Settler:
         reason: wire.Reason = "timeout" if isinstance(error, HandlerTimeout) else "handler"
         added = self._provenance(record) | failure_headers(self._handler, reason, error)
         added[wire.HW_ATTEMPT] = str(record.attempt + 1).encode()
-        added[wire.HW_DUE_AT] = f"{self._clock.time() + delay:.3f}".encode()
+        added[wire.HW_DUE_AT] = due_stamp(self._clock.time() + delay)
         await self._publish(record, self._family.tier_for(delay), added)
         self._metrics.settled("retry")
 

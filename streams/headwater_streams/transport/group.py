@@ -22,7 +22,7 @@ from typing import Any, Literal, Protocol, TypeVar, cast
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 from faust.types import TP
 
-from headwater_schemas.errors import HeadwaterError
+from headwater_schemas.errors import HeadwaterError, UsageError
 from headwater_schemas.settings import KafkaSettings
 from headwater_streams.handlers.message import Message
 from headwater_streams.transport.complaints import Complaints
@@ -41,6 +41,7 @@ _FULL_QUEUE_WAIT = 20
 _WAKE_TIMEOUT = 0.2  # seconds
 _UNRELEASED = "instance ID is still used by another member"  # of a fatal error librdkafka gives the text alone
 _UNRELEASED_WAIT = 1.0  # seconds
+_FOLLOW_LIMIT = 5.0  # seconds
 
 T = TypeVar("T")
 ConfigValue = str | int | float | bool
@@ -158,6 +159,8 @@ class GroupConsumer:
         self._last_batch = 0
         self._asked = 0  # calls for the poll thread, counted by the loop
         self._answered = 0  # those it began, counted by itself
+        self._joined = False
+        self._followed = False
         self._complaints = Complaints("consumer")
 
     @property
@@ -256,15 +259,51 @@ class GroupConsumer:
             await self._rejoin()
             return
         if self._settings.member is not None and _UNRELEASED in error.str():
-            # Our former life was killed and the group has not noticed yet; with KIP-848 it does not take us before.
-            logger.warning("waiting for the session of the last %s to end: %s", self._settings.member, error.str())
-            await asyncio.sleep(_UNRELEASED_WAIT)
-            await self._rejoin()
+            await self._succeed(self._settings.member)
             return
         raise translate(error, f"consuming as group {self._settings.group}")
 
+    async def _succeed(self, member: str) -> None:
+        """Be the static member that the group still knows: our former life, which was killed.
+
+        KIP-848 lets nobody follow a member that did not say goodbye before its session has ended (45 s by default).
+        The classic protocol does at once (KIP-345), and what it admitted is let go of at once by KIP-848 too.
+
+        Raises:
+            UsageError: we were a member ourselves, so another worker of our id lives and has followed us.
+        """
+        if self._joined:
+            raise UsageError(
+                f"another worker has taken the place of {member} in the group {self._settings.group}: "
+                "give each worker a HEADWATER_WORKER_ID of its own"
+            )
+        await self._call(self.raw.close)
+        if not self._followed:
+            self._followed = True
+            logger.warning("the last %s was killed; taking its place in the group", member)
+            await self._call(self._follow)
+        else:
+            logger.warning("waiting for the session of the last %s to end", member)
+            await asyncio.sleep(_UNRELEASED_WAIT)
+        await self._join_anew()
+
+    def _follow(self) -> None:
+        """Join for a moment with the classic protocol. Closing a static member of it sends no goodbye."""
+        admitted: list[object] = []
+        client = Consumer({**self._settings.config(self._kafka, "classic"), "logger": logger})
+        try:
+            client.subscribe(self._topics, on_assign=lambda *_: admitted.append(True))
+            deadline = monotonic() + _FOLLOW_LIMIT
+            while not admitted and monotonic() < deadline:
+                client.poll(_SLICE)
+        finally:
+            client.close()
+
     async def _rejoin(self) -> None:
         await self._call(self.raw.close)
+        await self._join_anew()
+
+    async def _join_anew(self) -> None:
         self._consumer = self._new_client()
         self._member_id = None
         await self.subscribe(self._topics)
@@ -511,6 +550,7 @@ class GroupConsumer:
         consumer.pause(partitions)
         ours = _tps(partitions)
         self._assigned |= ours
+        self._joined = True
         self._member_id = consumer.memberid()
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._listener.on_assigned, ours)

@@ -1,0 +1,107 @@
+"""Static members of a group on a real broker: a killed one is followed at once, a living one is not shared."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import uuid
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
+
+import pytest
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+from faust.types import TP
+
+from headwater_schemas.errors import HeadwaterError
+from headwater_schemas.settings import KafkaSettings
+from headwater_streams.transport.group import GroupConsumer, GroupSettings, Marks
+
+PARTITIONS = 2
+FORMER_LIFE = """
+import sys
+from confluent_kafka import Consumer
+bootstrap, group, member, topic = sys.argv[1:]
+consumer = Consumer({
+    "bootstrap.servers": bootstrap, "group.id": group, "group.instance.id": member, "group.protocol": "consumer",
+    "group.remote.assignor": "range",
+})
+consumer.subscribe([topic], on_assign=lambda _, partitions: print(len(partitions), flush=True))
+while True:
+    consumer.poll(0.1)
+"""
+
+
+class Listener:
+    """Notes how often partitions were lost."""
+
+    def __init__(self) -> None:
+        self.losses = 0
+
+    def on_assigned(self, partitions: frozenset[TP]) -> None: ...
+
+    async def on_revoked(self, partitions: frozenset[TP]) -> Marks:
+        return {}, {}
+
+    def on_lost(self, partitions: frozenset[TP]) -> None:
+        self.losses += 1
+
+
+@pytest.fixture
+def topic(bootstrap: str) -> str:
+    name = f"members.{uuid.uuid4().hex[:8]}"
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    admin.create_topics([NewTopic(name, PARTITIONS, 1)])[name].result()
+    return name
+
+
+def kill_a_former_life(bootstrap: str, group: str, topic: str) -> None:
+    """Returns when the group has, and will have for a while, a member that no longer lives."""
+    command = [sys.executable, "-c", FORMER_LIFE, bootstrap, group, "w-1", topic]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as former:
+        assert former.stdout is not None
+        told = former.stdout.readline()
+        former.kill()
+    assert told == f"{PARTITIONS}\n"
+
+
+@asynccontextmanager
+async def joining(bootstrap: str, group: str, topics: Collection[str]) -> AsyncIterator[GroupConsumer]:
+    consumer = GroupConsumer(KafkaSettings(bootstrap=bootstrap), GroupSettings(group, member="w-1"), Listener())
+    consumer.start()
+    try:
+        await consumer.subscribe(topics)
+        yield consumer
+    finally:
+        await consumer.close()
+
+
+async def consume_until(consumer: GroupConsumer, condition: Callable[[], bool], polls: int = 600) -> None:
+    for _ in range(polls):
+        if condition():
+            return
+        await consumer.consume(100, 0.05)
+    pytest.fail("not within half a minute")
+
+
+async def test_a_killed_static_member_is_followed_before_its_session_ends(bootstrap: str, topic: str) -> None:
+    group = f"members-{uuid.uuid4().hex[:8]}"
+    await asyncio.to_thread(kill_a_former_life, bootstrap, group, topic)
+    async with joining(bootstrap, group, [topic]) as consumer:
+        # Sixty polls end before the session does, of which waiting for its end would need all.
+        await consume_until(consumer, lambda: len(consumer.assignment) == PARTITIONS, polls=60)
+        assert consumer.protocol == "consumer"
+
+
+async def test_the_older_of_two_living_workers_of_one_id_ends_with_an_error(bootstrap: str, topic: str) -> None:
+    group = f"members-{uuid.uuid4().hex[:8]}"
+    async with joining(bootstrap, group, [topic]) as older:
+        await consume_until(older, lambda: len(older.assignment) == PARTITIONS)
+        async with joining(bootstrap, group, [topic]) as newer:
+            await consume_until(newer, lambda: len(newer.assignment) == PARTITIONS)
+            # The second one when the older asks in the moment in which the newer is the whole group.
+            with pytest.raises(HeadwaterError, match=r"HEADWATER_WORKER_ID of its own|group id does not exist"):
+                await consume_until(older, lambda: False)
+            await newer.consume(100, 0.5)
+            assert len(newer.assignment) == PARTITIONS
