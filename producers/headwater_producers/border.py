@@ -6,6 +6,7 @@ from typing import Final
 
 from confluent_kafka import KafkaError
 
+from headwater_schemas.admin import refusal
 from headwater_schemas.errors import (
     BrokerUnavailable,
     HeadwaterError,
@@ -16,7 +17,7 @@ from headwater_schemas.errors import (
     UsageError,
 )
 
-__all__ = ["is_authentication", "is_purged", "translate"]
+__all__ = ["is_purged", "translate"]
 
 _TOO_LARGE: Final = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
 
@@ -54,11 +55,6 @@ _REFUSED: Final = frozenset(
 _PURGED: Final = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})
 
 
-def is_authentication(error: KafkaError) -> bool:
-    """Whether the brokers refuse our credentials. librdkafka goes on trying, and records time out meanwhile."""
-    return error.code() in (KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED)
-
-
 def is_purged(error: KafkaError) -> bool:
     """Whether a record was given up by us, because the producer closes."""
     return error.code() in _PURGED
@@ -79,7 +75,9 @@ def translate(error: KafkaError, topic: str, *, last: KafkaError | None = None) 
     if code in _TOO_LARGE:
         return RecordTooLarge(f"a record of {topic!r} is over HEADWATER_KAFKA_MAX_RECORD_BYTES: {error.str()}")
     if code in _NOT_PERMITTED:
-        return NotPermitted(f"the broker refuses to write to {topic!r}: {error.str()}")
+        return NotPermitted(
+            f"the broker refuses to write to {topic!r}: {error.str()}; grant this user Write and Describe on it"
+        )
     if code in _UNKNOWN:
         return UnknownTopic(f"the broker has no topic {topic!r}; run `headwater topics apply` ({error.str()})")
     if code in _REFUSED:
@@ -89,8 +87,8 @@ def translate(error: KafkaError, topic: str, *, last: KafkaError | None = None) 
     if code in _PURGED:
         return BrokerUnavailable(f"a record of {topic!r} was not acknowledged before the producer closed")
     if code == KafkaError._MSG_TIMED_OUT and last is not None:
-        if is_authentication(last):
-            return NotPermitted(f"the broker refuses our credentials: {last.str()}")
+        if (refused := refusal(last)) is not None:
+            return refused
         return BrokerUnavailable(f"no acknowledgement for a record of {topic!r} in time; last seen: {last.str()}")
     # What is left is the broker's or the network's, and librdkafka has already retried until the delivery timeout.
     return BrokerUnavailable(f"a record of {topic!r} was not acknowledged: {error.str()}")

@@ -20,7 +20,6 @@ from typing import Any, Final
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from headwater_producers.backpressure import Block
-from headwater_producers.border import is_authentication
 from headwater_producers.breaker import Breaker
 from headwater_producers.complaints import Complaints
 from headwater_producers.delivery import Waiter, wake_all
@@ -29,6 +28,7 @@ from headwater_producers.errors import ProducerClosed
 from headwater_producers.process import unwatch, watch
 from headwater_producers.route import Route
 from headwater_producers.settings import ProducerSettings
+from headwater_schemas.admin import refusal
 from headwater_schemas.clock import SystemClock
 from headwater_schemas.errors import BrokerUnavailable, Overloaded, SettingError
 
@@ -340,8 +340,8 @@ class Client:
 
     def _on_error(self, error: KafkaError) -> None:
         self.last_error = error
-        if is_authentication(error):
-            _log.error("the broker refuses our credentials: %s", error.str())
+        if (refused := refusal(error)) is not None:  # librdkafka goes on trying, and records time out meanwhile
+            _log.error("%s", refused)
 
     def _overloaded(self, waited: float) -> Overloaded:
         limits = f"{self.settings.queue_records} records or {self.settings.queue_bytes} bytes"

@@ -7,7 +7,7 @@ error, so a typing mistake is never silence. Packages build small frozen value o
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -132,6 +132,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("HEADWATER_OUTBOX_HTTP", "127.0.0.1:6068", "host:port of /livez, /readyz and /metrics of the relay."),
     # Streams worker
     Setting("HEADWATER_WORKER_ID", None, "Stable name of this worker: its static group member id."),
+    Setting(
+        "HEADWATER_WORKER_GROUP_PROTOCOL",
+        "auto",
+        "auto (KIP-848 where the brokers have it, else classic), consumer (KIP-848) or classic.",
+    ),
     Setting("HEADWATER_WORKER_DRAIN", "25s", "How long a stopping or revoked worker may finish records in flight."),
     Setting("HEADWATER_WORKER_COMMIT_INTERVAL", "1s", "How often settled offsets are committed."),
     Setting("HEADWATER_WORKER_FETCH_MIN_BYTES", "1", "Bytes a broker waits for before it answers a worker's fetch."),
@@ -221,6 +226,17 @@ class Environment:
         if text not in ("true", "false"):
             raise SettingError(f"{name}={text!r} must be true or false: {_BY_NAME[name].help}")
         return text == "true"
+
+    def choice(self, name: str, choices: Sequence[str]) -> str:
+        """The value, which must be one of ``choices``.
+
+        Raises:
+            SettingError: it is not.
+        """
+        text = self.text(name)
+        if text not in choices:
+            raise SettingError(f"{name}={text!r}: pass {', '.join(choices)}")
+        return text
 
     def paths(self, name: str) -> tuple[Path, ...]:
         """The value as a list of paths, separated like ``PATH``; empty when it is not set."""

@@ -20,6 +20,7 @@ from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, Config
 from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
+from headwater_schemas.admin import Admin
 from headwater_schemas.catalogue import TopicSpec
 from headwater_schemas.errors import BrokerUnavailable, HeadwaterError, NotPermitted, UsageError
 from headwater_schemas.settings import KafkaSettings
@@ -57,9 +58,9 @@ class Difference:
         return self.spec.name
 
 
-def admin_client(settings: KafkaSettings) -> AdminClient:
+def admin_client(settings: KafkaSettings) -> Admin:
     """A Kafka admin client of these settings. Does not connect yet."""
-    return AdminClient(settings.client_config())
+    return Admin(settings)
 
 
 def topic_config(spec: TopicSpec) -> dict[str, str]:
@@ -85,6 +86,7 @@ def plan(
     Raises:
         BrokerUnavailable: Kafka does not answer in time.
         NotPermitted: we may not look.
+        SettingError: the brokers' certificate is not trusted.
     """
     specs = sorted(topics, key=lambda spec: spec.name)
     existing = _metadata(admin, timeout)
@@ -127,10 +129,11 @@ def apply(differences: Sequence[Difference], admin: AdminClient, *, timeout: flo
 
 def _metadata(admin: AdminClient, timeout: float) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = admin.list_topics(timeout=timeout).topics
+        asked = admin.cluster(timeout) if isinstance(admin, Admin) else admin.list_topics(timeout=timeout)
     except KafkaException as exc:
         raise _translated(exc, "list topics") from exc
-    return found
+    topics: dict[str, Any] = asked.topics
+    return topics
 
 
 def _configs(admin: AdminClient, names: Sequence[str], timeout: float) -> dict[str, dict[str, str]]:
@@ -240,7 +243,7 @@ def _translated(exc: KafkaException, what: str) -> HeadwaterError:
     """What Kafka's error means for the caller; the one place that decides it."""
     error = exc.args[0]
     if error.code() in _FORBIDDEN:
-        return NotPermitted(f"cannot {what}: {error.str()}")
+        return NotPermitted(f"cannot {what}: {error.str()}; check HEADWATER_KAFKA_SECURITY_* and the broker's ACLs")
     if error.code() in _REFUSED:
         return UsageError(f"cannot {what}: {error.str()}")
     # Time limits, lost connections, no controller at the moment: all pass with time.

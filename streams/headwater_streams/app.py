@@ -370,7 +370,10 @@ class StreamApp(faust.App):
         for spec in self.specs:
             for topic in spec.topics:
                 if topic not in existing:
-                    raise UnknownTopic(f"handler {spec.name}: no topic {topic}; run `headwater topics apply`")
+                    raise UnknownTopic(
+                        f"handler {spec.name}: no topic {topic}; run `headwater topics apply`, or grant "
+                        "this user Describe and Read if the brokers have ACLs"
+                    )
                 delays.setdefault(topic, set()).update(() if spec.batch else spec.retry.delays)
         families = {topic: Family.of(topic, self.conf.id, wanted, existing) for topic, wanted in delays.items()}
         missing = {

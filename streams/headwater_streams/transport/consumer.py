@@ -24,7 +24,7 @@ from headwater_streams.handlers.pool import HandlerPool
 from headwater_streams.transport.errors import translate
 from headwater_streams.transport.group import GroupConsumer, Marks
 from headwater_streams.transport.producer import topic_request
-from headwater_streams.transport.topics import create_topics
+from headwater_streams.transport.topics import create_topics, topic_partitions
 from headwater_streams.transport.transactions import Transactions
 from headwater_streams.transport.waiting import until_available
 
@@ -94,7 +94,7 @@ class Consumer(faust_consumer.Consumer):
     async def subscribe(self, topics: Iterable[str]) -> None:
         """Join the group for the agents' topics and the handlers'."""
         wanted = set(topics) | (self.pool.topics if self.pool is not None else set())
-        self._counts = await until_available(self.group.partition_counts)
+        self._counts = await until_available(lambda: topic_partitions(self.transport.kafka))
         await until_available(self._declare_missing)
         missing = sorted(topic for topic in wanted if topic not in self._counts)
         if missing:

@@ -7,7 +7,7 @@ Everything of Faust works on it unchanged (agents, ``take``, tables, timers, ``f
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast, get_args
 
 from faust.transport import base
 from faust.types import AppT
@@ -16,7 +16,7 @@ from yarl import URL
 from headwater_schemas.settings import Environment, KafkaSettings
 from headwater_streams.transport.assignor import BrokerAssigned
 from headwater_streams.transport.consumer import Consumer
-from headwater_streams.transport.group import GroupSettings
+from headwater_streams.transport.group import GroupProtocol, GroupSettings
 from headwater_streams.transport.producer import Producer
 
 __all__ = ["Transport"]
@@ -34,11 +34,12 @@ class Transport(base.Transport):
 
     def __init__(self, url: list[URL], app: AppT, loop: Any = None) -> None:
         super().__init__(url, app, loop)
-        env = Environment()
+        env: Environment = getattr(app, "env", None) or Environment()  # a plain Faust app has none
         bootstrap = ",".join(f"{u.host or '127.0.0.1'}:{u.port or _PORT}" for u in url)
         self.kafka = replace(KafkaSettings.from_env(env), bootstrap=bootstrap)
         self.member = env.get("HEADWATER_WORKER_ID")
         self.drain_seconds = env.duration("HEADWATER_WORKER_DRAIN")
+        self.protocol = env.choice("HEADWATER_WORKER_GROUP_PROTOCOL", get_args(GroupProtocol))
         self.fetch_min_bytes = env.integer("HEADWATER_WORKER_FETCH_MIN_BYTES")
         self.fetch_wait = env.duration("HEADWATER_WORKER_FETCH_WAIT")
         app.conf.PartitionAssignor = BrokerAssigned  # type: ignore[assignment]  # a class setting, typed as a form
@@ -49,6 +50,7 @@ class Transport(base.Transport):
         return GroupSettings(
             group=conf.id,
             member=self.member,
+            protocol=cast("GroupProtocol", self.protocol),
             session_timeout=conf.broker_session_timeout,
             max_poll_interval=conf.broker_max_poll_interval,
             rebalance_timeout=self.drain_seconds,

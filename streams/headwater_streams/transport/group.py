@@ -28,7 +28,7 @@ from headwater_streams.handlers.message import Message
 from headwater_streams.transport.complaints import Complaints
 from headwater_streams.transport.errors import kafka_error, translate
 
-__all__ = ["GroupConsumer", "GroupListener", "GroupSettings", "Marks", "positions_of"]
+__all__ = ["GroupConsumer", "GroupListener", "GroupProtocol", "GroupSettings", "Marks", "positions_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,12 +40,15 @@ _SLICE = 0.01  # seconds: how soon a poll that finds nothing makes way for anoth
 _FULL_QUEUE_WAIT = 20
 _WAKE_TIMEOUT = 0.2  # seconds
 _UNRELEASED = "instance ID is still used by another member"  # of a fatal error librdkafka gives the text alone
+_UNVERSIONED = "API version not supported"  # so too of brokers without KIP-848
 _UNRELEASED_WAIT = 1.0  # seconds
 _FOLLOW_LIMIT = 5.0  # seconds
 
 T = TypeVar("T")
+GroupProtocol = Literal["auto", "consumer", "classic"]
 ConfigValue = str | int | float | bool
 _UNSUPPORTED = {KafkaError.UNSUPPORTED_VERSION, KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_ASSIGNOR}
+_FINAL = _UNSUPPORTED | {KafkaError.GROUP_AUTHORIZATION_FAILED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,7 @@ class GroupSettings:
 
     group: str
     member: str | None = None
-    protocol: Literal["auto", "consumer", "classic"] = "auto"
+    protocol: GroupProtocol = "auto"
     session_timeout: float = 10.0
     max_poll_interval: float = 300.0
     rebalance_timeout: float = 30.0
@@ -238,6 +241,11 @@ class GroupConsumer:
         if len(messages) == 1 and (error := messages[0].error()) is not None and error.code() == KafkaError._FATAL:
             self._fatal = error  # librdkafka tells of some fatal errors only so
             return []
+        for message in messages:
+            # Without the group nothing can be consumed; a topic that we may not read stops that topic alone.
+            if (denied := message.error()) is not None and denied.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+                self._fatal = denied
+                return []
         if not self._member_id:
             self._member_id = self.raw.memberid()
         self._last_batch = len(messages)
@@ -253,7 +261,7 @@ class GroupConsumer:
     async def _recover(self, error: KafkaError) -> None:
         """Fall back to the classic protocol where that is what the brokers lack; else raise."""
         self._fatal = None
-        if self._settings.protocol == "auto" and self._protocol == "consumer" and error.code() in _UNSUPPORTED:
+        if self._settings.protocol == "auto" and self._protocol == "consumer" and _is_unsupported(error):
             logger.warning("the brokers do not speak the KIP-848 group protocol; joining with the classic one")
             self._protocol = "classic"
             await self._rejoin()
@@ -601,7 +609,7 @@ class GroupConsumer:
             consumer.unassign()
 
     def _on_error(self, error: KafkaError) -> None:
-        if error.fatal() or error.code() in _UNSUPPORTED:
+        if error.fatal() or error.code() in _FINAL:
             self._fatal = error
         else:
             self._complaints.add(error)
@@ -614,6 +622,10 @@ class GroupConsumer:
 def positions_of(offsets: Mapping[TP, int], told: Mapping[TP, str]) -> list[TopicPartition]:
     """As librdkafka takes them."""
     return [TopicPartition(tp.topic, tp.partition, offset, told.get(tp, "")) for tp, offset in offsets.items()]
+
+
+def _is_unsupported(error: KafkaError) -> bool:
+    return error.code() in _UNSUPPORTED or (error.code() == KafkaError._FATAL and _UNVERSIONED in error.str())
 
 
 def _tps(partitions: Iterable[TopicPartition]) -> frozenset[TP]:

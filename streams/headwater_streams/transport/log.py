@@ -16,10 +16,10 @@ from confluent_kafka import (
     KafkaException,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 from faust.types import TP
 
+from headwater_schemas.admin import Admin
 from headwater_schemas.errors import BrokerUnavailable, UnknownTopic
 from headwater_schemas.settings import KafkaSettings
 from headwater_streams.handlers.message import Message
@@ -47,7 +47,7 @@ class Log:
 
     def __init__(self, kafka: KafkaSettings) -> None:
         self._kafka = kafka
-        self.admin = AdminClient(dict(kafka.client_config()))
+        self.admin = Admin(kafka)
 
     def topics(self) -> dict[str, int]:
         """The number of partitions of every topic.
@@ -56,7 +56,7 @@ class Log:
             BrokerUnavailable: no answer within 15 s.
         """
         try:
-            metadata = self.admin.list_topics(timeout=_ANSWER)
+            metadata = self.admin.cluster(_ANSWER)
         except KafkaException as exc:
             raise translate(kafka_error(exc), "asking for the cluster's topics") from exc
         return {name: len(topic.partitions) for name, topic in metadata.topics.items() if topic.error is None}

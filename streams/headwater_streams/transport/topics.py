@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from headwater_schemas.admin import Admin
 from headwater_schemas.settings import KafkaSettings
 from headwater_streams.transport.errors import kafka_error, translate
 
@@ -40,7 +40,7 @@ async def create_topics(kafka: KafkaSettings, requests: Iterable[TopicRequest]) 
 
 
 def _create(kafka: KafkaSettings, requests: list[TopicRequest]) -> None:
-    admin = AdminClient(dict(kafka.client_config()))
+    admin = Admin(kafka)
     answers = admin.create_topics(
         [NewTopic(r.name, r.partitions, r.replication, config=dict(r.config)) for r in requests],
         request_timeout=_SECONDS,
@@ -59,15 +59,15 @@ async def topic_partitions(kafka: KafkaSettings) -> dict[str, int]:
     """The number of partitions of every topic.
 
     Raises:
-        HeadwaterError: the brokers did not answer within 15 s.
+        BrokerUnavailable: no answer within 15 s.
+        UsageError: NotPermitted, SettingError: the brokers refuse our credentials, or are not trusted.
     """
     return await asyncio.get_running_loop().run_in_executor(None, _partitions, kafka)
 
 
 def _partitions(kafka: KafkaSettings) -> dict[str, int]:
-    admin = AdminClient(dict(kafka.client_config()))
     try:
-        metadata = admin.list_topics(timeout=_SECONDS)
+        metadata = Admin(kafka).cluster(_SECONDS)
     except KafkaException as exc:
         raise translate(kafka_error(exc), "asking for the cluster's topics") from exc
     return {name: len(topic.partitions) for name, topic in metadata.topics.items() if topic.error is None}

@@ -1,0 +1,69 @@
+"""Kafka's admin client, told at once when the brokers will not have us: librdkafka itself goes on trying."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
+
+from headwater_schemas.errors import NotPermitted, SettingError, UsageError
+from headwater_schemas.settings import KafkaSettings
+
+__all__ = ["Admin", "refusal"]
+
+_FIRST_SLICE: Final = 0.5
+_AWAY: Final = frozenset({KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN})
+_CREDENTIALS: Final = frozenset({KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED})
+
+
+def refusal(error: KafkaError) -> UsageError | None:
+    """The error of ours when waiting cannot help: wrong credentials, or a certificate that is not trusted.
+
+    ``None`` for all else, a handshake that a restarting broker breaks off included.
+    """
+    if error.code() in _CREDENTIALS:
+        return NotPermitted(
+            f"the broker refuses our credentials: {error.str()}; correct HEADWATER_KAFKA_SECURITY_USERNAME, _PASSWORD "
+            "and _MECHANISM, or create the user on the brokers"
+        )
+    if error.code() == KafkaError._SSL and "certificate verify failed" in error.str():
+        return SettingError(
+            f"the broker's certificate is not trusted: {error.str()}; name the certificates (PEM) that signed it in "
+            "HEADWATER_KAFKA_SECURITY_CA, and reach the broker by a name that its certificate holds"
+        )
+    return None
+
+
+class Admin(AdminClient):
+    """An admin client of these settings. Does not connect yet."""
+
+    def __init__(self, kafka: KafkaSettings) -> None:
+        self.refused: UsageError | None = None
+        config: dict[str, Any] = {**kafka.client_config(), "error_cb": self._hear}
+        super().__init__(config)
+
+    def cluster(self, timeout: float) -> Any:
+        """The cluster's brokers and topics. Blocks up to ``timeout`` seconds.
+
+        Raises:
+            UsageError: NotPermitted, SettingError: see ``refusal``.
+            KafkaException: no answer in time.
+        """
+        deadline = time.monotonic() + timeout
+        patience = _FIRST_SLICE
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                return self.list_topics(timeout=max(0.0, min(patience, left)))
+            except KafkaException as exc:
+                self.poll(0)  # hands over the errors of the connections
+                if self.refused is not None:
+                    raise self.refused from exc
+                if left <= patience or exc.args[0].code() not in _AWAY:
+                    raise
+            patience *= 2
+
+    def _hear(self, error: KafkaError) -> None:
+        self.refused = refusal(error)
