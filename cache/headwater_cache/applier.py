@@ -10,9 +10,10 @@ from headwater_cache.continuity import Continuity, TopicPartition, spans_of
 from headwater_cache.entry import State
 from headwater_cache.metrics import APPLY, EVENT_LAG, VERSION_CONFLICT
 from headwater_cache.scripts import APPLY as APPLY_SCRIPT
+from headwater_cache.scripts import INVALIDATE
 from headwater_cache.space import Space
-from headwater_cache.steps import Command, Step, evaluate_many
-from headwater_cache.versions import Version
+from headwater_cache.steps import Command, Step, evaluate, evaluate_many
+from headwater_cache.versions import ZERO, Version
 from headwater_schemas.errors import CacheUnavailable
 
 __all__ = ["OUTCOMES", "Applier"]
@@ -61,10 +62,17 @@ class Applier:
             for change in changes
         ]
 
-    def fence(self, key: str, version: Version) -> Step[ApplyResult]:
-        """Leave a fence for a change whose value can not be had (poison): nothing older is served from here on."""
+    def fence(self, key: str, version: Version | None) -> Step[ApplyResult]:
+        """Leave a fence for a change whose value can not be had (poison): nothing older is served from here on.
+
+        Without a version what is there becomes the fence, and a load in flight loses its lease.
+        """
         if self._space.due():
             yield from self._space.look()
+        if version is None:
+            yield from evaluate(INVALIDATE, [self._space.key(key)], [self._space.fence_ms, ""])
+            APPLY.labels(self._space.name, "fence", "fenced").inc()
+            return ApplyResult(key, ZERO, "fenced")
         data, life = self._space.entry("F", version)
         (outcome,) = yield from self._run([(self._space.key(key), data, life)], [])
         APPLY.labels(self._space.name, "fence", outcome).inc()

@@ -351,11 +351,14 @@ class EntityCache(Operations, Generic[V]):
         """``apply_many`` for asyncio."""
         return await self._async(self._applier.apply(changes, positions))
 
-    def fence(self, key: str, version: Version) -> ApplyResult:
-        """Fence a key whose change can not be read (poison), before its record is parked: nothing older is served."""
+    def fence(self, key: str, version: Version | None) -> ApplyResult:
+        """Fence a key whose change can not be read (poison), before its record is parked: nothing older is served.
+
+        ``None``: its version can not be read either; then nothing is served that is there now.
+        """
         return self._sync(self._applier.fence(key, version))
 
-    async def afence(self, key: str, version: Version) -> ApplyResult:
+    async def afence(self, key: str, version: Version | None) -> ApplyResult:
         """``fence`` for asyncio."""
         return await self._async(self._applier.fence(key, version))
 

@@ -46,7 +46,7 @@ from headwater_streams.handlers.policy import Retry
 from headwater_streams.handlers.pool import HandlerPool
 from headwater_streams.handlers.runner import Runner
 from headwater_streams.handlers.settler import PartitionControl
-from headwater_streams.handlers.spec import HandlerSpec, OnDead
+from headwater_streams.handlers.spec import BeforeDead, HandlerSpec, OnDead
 from headwater_streams.loopwatch import LoopWatch
 from headwater_streams.metrics import HandlerMetrics, WorkerMetrics
 from headwater_streams.tables import TableManager
@@ -221,6 +221,7 @@ class StreamApp(faust.App):
         concurrency: int = 8,
         timeout: Duration | None = None,
         max_waiting: int = 20_000,
+        on_unreadable: BeforeDead | None = None,
     ) -> Callable[[F], F]:
         """Declare a function that is called with many records of one partition at a time, as a ``RecordBatch``.
 
@@ -231,6 +232,9 @@ class StreamApp(faust.App):
         Args:
             max_records: the most that one call gets; it gets what is there, without waiting for more.
             concurrency: partitions worked on at a time.
+            on_unreadable: awaited with each record that cannot be decoded, or that fails alone, before it becomes a
+                dead letter and before later records of its partition are handled. While it raises an ``Unavailable``
+                the partition waits; any other error stops the worker, so nothing is skipped. May be called again.
 
         Raises:
             UsageError: a signature or a number that cannot be.
@@ -245,6 +249,7 @@ class StreamApp(faust.App):
                 "timeout": timeout,
                 "max_waiting": max_waiting,
                 "max_records": max_records,
+                "before_dead": on_unreadable,
                 "rate": None,
                 "depends_on": None,
                 "dead_limit": None,

@@ -5,7 +5,8 @@
 
 A Redis that does not answer pauses the partition; nothing is lost or skipped. A Redis that forgot what was applied
 before (failed over, came back empty) makes the partition go back to where Redis stopped and replay; replay from any
-offset is safe because every apply is versioned.
+offset is safe because every apply is versioned. The key of an event that becomes a dead letter is fenced before, so
+that nothing older is served any more.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from faust.types import TP
 from headwater_cache.changes import ApplyResult, Change, Position
 from headwater_cache.continuity import Rewind as CacheRewind
 from headwater_cache.continuity import TopicPartition, lost
-from headwater_cache.errors import ContinuityLost
-from headwater_cache.versions import log_version, version
+from headwater_cache.errors import ContinuityLost, InvalidKey
+from headwater_cache.versions import Version, log_version, version
 from headwater_schemas.errors import Unavailable
 from headwater_schemas.wire import change_topic
 from headwater_streams.app import StreamApp
 from headwater_streams.handlers.batch import RecordBatch, Rewind
+from headwater_streams.handlers.context import EventContext
 
 __all__ = ["sync_cache"]
 
@@ -40,6 +42,8 @@ class SyncedCache(Protocol):
     def aapply_many(
         self, changes: Sequence[Change], *, positions: Mapping[TopicPartition, int] | None = None
     ) -> Awaitable[list[ApplyResult]]: ...
+
+    def afence(self, key: str, version: Version | None) -> Awaitable[ApplyResult]: ...
 
     def acheck_continuity(self, positions: Mapping[TopicPartition, int]) -> Awaitable[CacheRewind | None]: ...
 
@@ -66,7 +70,16 @@ def sync_cache(
     """
     source = topic or change_topic(cache.name)
 
-    @app.batch_handler(source, name=f"cache-sync-{cache.name}", max_records=max_records)
+    async def fence(event: EventContext) -> None:
+        if event.key is None:
+            logger.error("%s: a change without a key can not be read; no key is fenced", cache.name)
+            return
+        try:
+            await cache.afence(event.key, None if epoch is None else log_version(epoch, event.offset))
+        except InvalidKey as exc:  # no entry can have such a key
+            logger.warning("%s: %s", cache.name, exc)
+
+    @app.batch_handler(source, name=f"cache-sync-{cache.name}", max_records=max_records, on_unreadable=fence)
     async def apply(batch: RecordBatch) -> None:
         # What was redriven stands far behind: applying it is safe, it is versioned, but it is no progress. And it may
         # run beside a batch of the same partition, whose mark it must not overwrite: so it has no position at all.

@@ -23,7 +23,7 @@ from kafka import TopicPartition as KafkaPartition
 
 from cache.redis_server import RedisServer
 from cache.sync_worker import app_of, codec
-from headwater_cache import EntityCache, MsgpackValues, Rewind, TopicPartition
+from headwater_cache import EntityCache, MsgpackValues, NotVisibleYet, Rewind, TopicPartition
 from headwater_producers import EventProducer, ProducerSettings
 from headwater_schemas.catalogue import Catalogue, TopicSpec
 from headwater_schemas.errors import CacheUnavailable
@@ -137,6 +137,23 @@ async def test_r19_partitions_are_compared_with_redis_when_they_are_assigned(pla
         expected = {TopicPartition(topic, 0): 2, TopicPartition(topic, 1): 3}
         assert {tp: at for positions, _ in cache.compared for tp, at in positions.items()} == expected
         assert {rewind.reason for _, rewind in cache.compared if rewind is not None} == {"emptied"}
+
+
+async def test_r21_a_change_that_can_not_be_read_fences_its_key(place: Place) -> None:
+    """Poison does not leave the old value readable, also when it stands before good changes in one batch."""
+    place.change(("a", 1), ("c", 1), ("e", 1))
+    async with place.worker() as cache:
+        await until(cache, {"a": 1, "c": 1, "e": 1}, keys="ace")
+    producer = Producer({"bootstrap.servers": place.bootstrap})
+    for key in "ac":
+        producer.produce(f"{place.entity}.changes", b"\0poison", key, partition=1)
+    assert producer.flush(30) == 0
+    place.change(("c", 2), ("e", 2))
+    async with place.worker() as cache:
+        await until(cache, {"c": 2, "e": 2}, keys="ce")
+        with pytest.raises(NotVisibleYet):
+            await cache.aget("a")
+        assert (await cache.aexplain("a")).state == "F"
 
 
 async def test_r19_a_redis_that_dies_and_comes_back_empty_is_filled_again(place: Place) -> None:

@@ -318,6 +318,7 @@ class BatchRunner:
             error = await self._call(tp, readable, values)
             if error is None:
                 return
+            messages = readable
             logger.warning("%s: a batch of %d failed: %s", self.spec.name, len(readable), error)
             decision = decide(
                 self.spec.retry,
@@ -329,7 +330,6 @@ class BatchRunner:
             if not isinstance(decision, Later):
                 break
             await asyncio.sleep(decision.delay)
-            messages = readable
         await self._one_by_one(tp, messages)
 
     async def _one_by_one(self, tp: TP, messages: list[Message]) -> None:
@@ -341,8 +341,22 @@ class BatchRunner:
             else:
                 decision = decide(self.spec.retry, error, attempt=len(self.spec.retry.delays), immediate=0, age=0)
                 reason: Reason = decision.reason if isinstance(decision, Die) else "handler"
-                await self._settler.die(self._record(tp, message), error, reason)
-                self._settled_early(tp, message)
+                await self._die(tp, message, error, reason)
+
+    async def _die(self, tp: TP, message: Message, error: Exception, reason: Reason) -> None:
+        """To the dead letters; whoever asked to be told is told first, however long an outage takes."""
+        if self.spec.before_dead is not None:
+            delay = 0.05
+            while True:
+                try:
+                    await self.spec.before_dead(EventContext(message, self._emitter))
+                    break
+                except Unavailable as exc:
+                    logger.warning("%s waits, nothing is dead-lettered: %s", self.spec.name, exc)
+                    await asyncio.sleep(delay)
+                    delay = min(delay * 2, 5.0)
+        await self._settler.die(self._record(tp, message), error, reason)
+        self._settled_early(tp, message)
 
     def _settled_early(self, tp: TP, message: Message) -> None:
         """A record is settled and the rest of its batch is not."""
@@ -362,8 +376,7 @@ class BatchRunner:
                 values.append(self._decode(value))
             except BadRecord as exc:
                 reason: Reason = "schema" if type(exc).__name__ == "SchemaMismatch" else "decode"
-                await self._settler.die(self._record(tp, message), exc, reason)
-                self._settled_early(tp, message)
+                await self._die(tp, message, exc, reason)
             else:
                 readable.append(message)
         return readable, values

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -12,12 +12,15 @@ import msgspec
 from headwater_schemas.durations import Duration, seconds
 from headwater_schemas.errors import UsageError
 from headwater_schemas.rates import per_second
+from headwater_streams.handlers.context import EventContext
 from headwater_streams.handlers.limits import DeadLimit
 from headwater_streams.handlers.policy import Retry
 
-__all__ = ["HandlerSpec", "OnDead"]
+__all__ = ["BeforeDead", "HandlerSpec", "OnDead"]
 
 OnDead = Literal["flow", "hold"]
+BeforeDead = Callable[[EventContext], Awaitable[None]]
+"""Awaited before a record becomes a dead letter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,7 @@ class HandlerSpec:
             overruns is counted as timed out when it returns.
         rate: calls per second of this process, or ``None``.
         on_dead: what becomes of a key whose record died: it flows on, or is held.
+        before_dead: of a batch handler: awaited before a record of it becomes a dead letter.
         max_waiting: records that may wait in memory behind busy keys before the partitions are paused.
     """
 
@@ -52,6 +56,7 @@ class HandlerSpec:
     dead_limit: DeadLimit | None = None
     batch: bool = False
     on_dead: OnDead = "flow"
+    before_dead: BeforeDead | None = None
 
     @classmethod
     def of(
@@ -71,6 +76,7 @@ class HandlerSpec:
         dead_limit: DeadLimit | None,
         batch: bool,
         on_dead: OnDead = "flow",
+        before_dead: BeforeDead | None = None,
     ) -> HandlerSpec:
         """Read the function's signature.
 
@@ -117,6 +123,7 @@ class HandlerSpec:
             dead_limit=dead_limit,
             batch=batch,
             on_dead=on_dead,
+            before_dead=before_dead,
         )
 
 
