@@ -166,6 +166,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("HEADWATER_CACHE_DIR", None, "Where downloads are kept (default: the user cache folder)."),
     Setting("HEADWATER_TEST_BACKEND", None, "embedded, containers or external: where the integration tests run."),
+    Setting("HEADWATER_TEST_EFFECTS", None, "File to which `note_effect` appends; set by runs with faults."),
 )
 
 _BY_NAME = {setting.name: setting for setting in SETTINGS}

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 
-from cache.proxy import Proxy
 from cache.redis_server import RedisServer
 from cache.resp import RespPort
 from headwater_cache import EntityCache, NearPolicy, RedisSettings
 from headwater_cache.steps import Ask
 from headwater_cache.testing import MemoryLog
+from headwater_ops.testing.proxy import Proxy
 from headwater_schemas.clock import ManualClock
 from headwater_schemas.errors import UsageError
 
@@ -192,7 +192,7 @@ def test_a_lost_channel_drops_everything(name: str, tmp_path_factory: pytest.Tem
 def test_a_silent_channel_is_noticed_after_a_ping(redis_server: RedisServer, name: str) -> None:
     """A network that swallows everything: the age of a kept value stays within ping and timeout (I13)."""
     with Proxy(redis_server.port) as proxy:
-        settings = RedisSettings(proxy.url, timeout=0.3)
+        settings = RedisSettings(f"redis://{proxy.address}/0", timeout=0.3)
         with EntityCache[int](name, settings, log=MemoryLog(), near=NearPolicy(ping="50ms")) as cache:
             cache.put("a", 1)
             keep(cache, "a")

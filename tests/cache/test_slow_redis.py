@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from cache.proxy import Proxy
 from cache.redis_server import RedisServer
 from cache.table import Table
 from headwater_cache import CachePolicy, EntityCache, Loaded, RedisSettings, SourceBusy
 from headwater_cache.testing import MemoryLog
+from headwater_ops.testing.proxy import Proxy
 from headwater_schemas.errors import CacheUnavailable
 from headwater_schemas.settings import Environment
 
@@ -37,7 +37,7 @@ def table() -> Table:
 
 @pytest.fixture
 def cache(proxy: Proxy, name: str, table: Table) -> Iterator[EntityCache[int]]:
-    settings = RedisSettings(proxy.url, timeout=TIMEOUT, retries=0)
+    settings = RedisSettings(f"redis://{proxy.address}/0", timeout=TIMEOUT, retries=0)
     with EntityCache(name, settings, mode="cache", source=table) as cache:
         assert cache.get("k") == 1
         yield cache
@@ -102,7 +102,7 @@ def test_a_redis_that_is_well_again_is_used_again(cache: EntityCache[int], proxy
     for _ in range(10):
         cache.get("k")
     proxy.hole = False
-    proxy.cut()
+    proxy.reset()
     deadline, loads = time.monotonic() + 15, -1
     while loads != table.loads:
         assert time.monotonic() < deadline, "every read still goes to the source"
@@ -113,10 +113,10 @@ def test_a_redis_that_is_well_again_is_used_again(cache: EntityCache[int], proxy
 
 def test_a_cut_connection_is_made_anew(proxy: Proxy, name: str, table: Table) -> None:
     """With a retry nobody notices."""
-    with EntityCache(name, RedisSettings(proxy.url, timeout=1), mode="cache", source=table) as cache:
+    with EntityCache(name, RedisSettings(f"redis://{proxy.address}/0", timeout=1), mode="cache", source=table) as cache:
         assert cache.get("k") == 1
         for _ in range(3):
-            proxy.cut()
+            proxy.reset()
             assert cache.get("k") == 1
         assert table.loads == 1
 
@@ -128,7 +128,7 @@ def test_a_write_through_that_is_swallowed_is_repaired_by_its_event(
     proxy.hole = True
     token = cache.put("k", 2)
     proxy.hole = False
-    proxy.cut()
+    proxy.reset()
     deadline = time.monotonic() + 15
     while True:
         try:
@@ -144,7 +144,7 @@ def test_a_write_through_that_is_swallowed_is_repaired_by_its_event(
 
 def test_a_view_says_that_redis_is_away_in_time(proxy: Proxy, name: str) -> None:
     """It has no other place to read from."""
-    settings = RedisSettings(proxy.url, timeout=TIMEOUT, retries=0)
+    settings = RedisSettings(f"redis://{proxy.address}/0", timeout=TIMEOUT, retries=0)
     with EntityCache[int](name, settings, log=MemoryLog()) as view:
         view.put("k", 1)
         proxy.hole = True
@@ -170,7 +170,7 @@ async def test_the_source_sees_no_more_than_the_bulkhead_lets_through(proxy: Pro
                 now -= 1
             return Loaded(1, 1)
 
-    settings = RedisSettings(proxy.url, timeout=TIMEOUT, retries=0)
+    settings = RedisSettings(f"redis://{proxy.address}/0", timeout=TIMEOUT, retries=0)
     policy = CachePolicy(loads=8, wait="300ms")
     async with EntityCache(name, settings, mode="cache", source=Counting(), policy=policy) as cache:
         await cache.acheck()

@@ -2,185 +2,137 @@
 
 One seed: two workers, a producer that keeps sending numbered events of 40 keys, 1 % poison, 5 % failing, 1 % hopeless,
 three faults drawn from the seed; with ``--brokers 3`` also changes of a partition's leader. Then everything must
-settle; a file of effects and the log are judged.
+settle; a file of effects and the log are judged. ``--engine faust`` does the same to a plain Faust app.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
-import signal
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from chaos.faults import FAULTS, draw
-from chaos.verdict import Event, Verdict, judge, read_dead, read_effects
-from chaos.worker import codec_for, failures_of
+from chaos.events import HEALTHY, HOPELESS, codec_for, event_of, failures_of, is_poison, value_of
+from chaos.letters import read_dead
 from headwater_ops.stack import Stack
+from headwater_ops.testing.faults import FAULTS, draw
+from headwater_ops.testing.network import Network
+from headwater_ops.testing.verdict import Event, Verdict, judge, read_effects
+from headwater_ops.testing.world import Launch, World
 
-__all__ = ["main", "run_seed"]
+__all__ = ["Plan", "main", "run_seed"]
 
 KEYS = 40
 PARTITIONS = 4
-SETTLE_SECONDS = 120.0
+RATE = 600  # events per second
+QUIET_SECONDS = 90.0  # without a new effect: what has none by then is lost
 BROKER = {"group.consumer.session.timeout.ms": "5000"}  # so that a frozen worker is soon given up
 
 
-class Seed:
-    """One seed's world: topic, workers, producer, faults."""
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What every seed of a run has in common.
 
-    def __init__(
-        self, seed: int, stack: Stack, folder: Path, *, events: int, faults: int, only: tuple[str, ...]
-    ) -> None:
+    Args:
+        events: at least so many are sent; sending goes on until the faults are over.
+        only: names of faults; empty means any.
+        healthy: no poison, and no handler fails.
+        engine: ``headwater`` or ``faust``, the latter with so many streams of an agent at once.
+    """
+
+    events: int = 6000
+    faults: int = 3
+    only: tuple[str, ...] = ()
+    healthy: bool = False
+    engine: str = "headwater"
+    concurrency: int = 1
+
+    def command(self, group: str, topic: str, failures: int) -> list[str]:
+        arguments = [group, topic, str(failures)]
+        if self.engine == "faust":
+            return [sys.executable, "-m", "chaos.faust_worker", *arguments, str(self.concurrency)]
+        return [sys.executable, "-m", "chaos.worker", *arguments]
+
+
+class Seed:
+    """One seed: topic, sender, faults, verdict."""
+
+    def __init__(self, seed: int, plan: Plan, stack: Stack, folder: Path, network: Network | None) -> None:
+        rng = random.Random(seed)
         self.seed = seed
-        self.random = random.Random(seed)
-        self.stack = stack
+        self.plan = plan
         self.bootstrap = stack.up("kafka").bootstrap
-        self.admin = AdminClient({"bootstrap.servers": self.bootstrap})
         self.brokers = sum(part.name.startswith("broker") for part in stack.status())
         self.name = f"chaos-{seed}-{uuid.uuid4().hex[:6]}"
         self.topic = f"{self.name}.steps"
+        self.codec = codec_for(self.topic)
         self.folder = folder
         self.effects = folder / f"{self.name}.effects"
-        self.workers: list[subprocess.Popen[bytes]] = []
-        self.faults = draw(self.random, faults, only, self.brokers)
+        self.failures = HEALTHY if plan.healthy else seed
+        self.faults = draw(rng, plan.faults, plan.only, self.brokers, network is not None)
         self.verdict = Verdict(seed, [fault.name for fault in self.faults])
-        self._members: dict[int, str] = {}
-        self.events = events
-        self.sent: list[Event] = []
-        self.poison: set[Event] = set()
+        self.sent: dict[Event, int] = {}
         self.struck: list[float] = []
-        self._started = 0
-
-    # -- the world that faults act on -----------------------------------------------------------------------------
-
-    def start_worker(self) -> None:
-        """One more worker, with a static identity of its own."""
-        self._started += 1
-        member = f"{self.name}-w{self._started}"
-        environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("HEADWATER_")},
-            "HEADWATER_KAFKA_BOOTSTRAP": self.bootstrap,
-            "HEADWATER_WORKER_ID": member,
-            "HEADWATER_WORKER_DRAIN": "5s",
-            "HEADWATER_WORKER_COMMIT_INTERVAL": "200ms",
-        }
-        log = (self.folder / f"{member}.log").open("wb")
-        command = [sys.executable, "-m", "chaos.worker", self.name, self.topic, str(self.effects), str(self.seed)]
-        with log:
-            self.workers.append(
-                subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=Path(__file__).parent.parent)
-            )
-        self._members[self.workers[-1].pid] = member
-
-    def signal_worker(self, number: int) -> int:
-        worker = self.random.choice(self.workers)
-        worker.send_signal(number)
-        if number != signal.SIGSTOP:
-            self.workers.remove(worker)
-            if number == signal.SIGTERM:
-                threading.Thread(target=worker.wait, daemon=True).start()
-            else:
-                worker.wait()
-        return worker.pid
-
-    def resume_worker(self, pid: int) -> None:
-        os.kill(pid, signal.SIGCONT)
-
-    def await_takeover(self, pid: int, seconds: float = 40.0) -> None:
-        """Wait until the group has given every partition to others than this worker; the verdict counts it."""
-        frozen = self._members[pid]
-        if len(self.workers) < 2:
-            self.start_worker()
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            held = self._assignment()
-            if frozen not in held and sum(held.values()) == PARTITIONS:
-                self.verdict.takeovers += 1
-                return
-            time.sleep(0.5)
-        self.verdict.without_effect += 1
-        self.verdict.violations.append(f"nobody took the partitions of {frozen} over within {seconds:.0f} s")
-
-    def _assignment(self) -> dict[str, int]:
-        """Partitions of the topic by member, as the group's coordinator tells it."""
-        described = self.admin.describe_consumer_groups([self.name])[self.name].result(timeout=10)
-        return {
-            member.client_id: sum(tp.topic == self.topic for tp in member.assignment.topic_partitions)
-            for member in described.members
-        }
-
-    def scale(self, workers: int) -> None:
-        while len(self.workers) > workers:
-            self.signal_worker(signal.SIGTERM)
-        while len(self.workers) < workers:
-            self.start_worker()
-
-    def kill_broker(self) -> str:
-        broker = f"broker-{self.random.randint(1, self.brokers)}"
-        self.stack.kill(broker, signal.SIGKILL)
-        return broker
-
-    def start_broker(self, name: str) -> None:
-        self.stack.start(name)
-
-    def kill_leader(self, seconds: float = 30.0) -> str:
-        """Kill the leader of a partition of the topic and wait until another leads; the verdict counts it."""
-        partition = self.random.randrange(PARTITIONS)
-        leader = self._leader(partition)
-        broker = f"broker-{leader}"
-        self.stack.kill(broker, signal.SIGKILL)
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            if self._leader(partition) not in (leader, -1):
-                self.verdict.leader_changes += 1
-                return broker
-            time.sleep(0.2)
-        self.verdict.without_effect += 1
-        self.verdict.violations.append(f"nobody led partition {partition} after {broker} within {seconds:.0f} s")
-        return broker
-
-    def _leader(self, partition: int) -> int:
-        try:
-            leader: int = self.admin.list_topics(self.topic, timeout=10).topics[self.topic].partitions[partition].leader
-        except KafkaException:
-            return -1
-        return leader
-
-    # -- the run --------------------------------------------------------------------------------------------------
+        self._over = threading.Event()
+        launch = Launch(
+            plan.command(self.name, self.topic, self.failures),
+            folder,
+            Path(__file__).parent.parent,
+            {
+                "HEADWATER_TEST_EFFECTS": str(self.effects),
+                "HEADWATER_WORKER_DRAIN": "5s",
+                "HEADWATER_WORKER_COMMIT_INTERVAL": "200ms",
+            },
+        )
+        self.world = World(
+            launch,
+            self.name,
+            self.topic,
+            bootstrap=self.bootstrap,
+            rng=rng,
+            verdict=self.verdict,
+            stack=stack,
+            network=network,
+        )
 
     def run(self) -> Verdict:
-        self.admin.create_topics([NewTopic(self.topic, PARTITIONS, min(3, self.brokers))])[self.topic].result()
+        admin = AdminClient({"bootstrap.servers": self.bootstrap})
+        admin.create_topics([NewTopic(self.topic, PARTITIONS, min(3, self.brokers))])[self.topic].result()
         sending = threading.Thread(target=self._send)
+        sending.start()
         try:
-            self.start_worker()
-            self.start_worker()
-            sending.start()
-            self._await_effects(1)
+            self.world.scale(2)
+            self._await_effects()
             for fault in self.faults:
                 self.struck.append(time.time())
-                fault.strike(self)
-                time.sleep(self.random.uniform(1, 3))
+                fault.strike(self.world)
+                time.sleep(self.world.random.uniform(1, 3))
+            self._over.set()
             sending.join()
             self._settle()
         finally:
+            self._over.set()
             sending.join()
-            self._stop_workers()
-        dead = set(map(self._event, read_dead(self.bootstrap, f"{self.topic}.{self.name}.dlt")))
-        doomed = {event for event in self.sent if failures_of(self.seed, *event) == 99} | self.poison
-        return judge(self.verdict, self.sent, read_effects(self.effects), dead, doomed, self.struck)
+            self.world.stop()
+        letters = read_dead(self.bootstrap, f"{self.topic}.{self.name}.dlt")
+        dead = {event_of(self.codec, self.topic, value) for value in letters}
+        doomed = {event for event in self.sent if self._is_doomed(event)}
+        known = doomed if self.plan.engine == "headwater" else None  # Faust has no dead letters
+        return judge(self.verdict, self.sent, read_effects(self.effects), dead, known, self.struck)
+
+    def _is_doomed(self, event: Event) -> bool:
+        return is_poison(self.failures, *event) or failures_of(self.failures, *event) == HOPELESS
 
     def _send(self) -> None:
         """Send at a steady pace until the faults are over; only what the broker acknowledged counts."""
@@ -188,105 +140,90 @@ class Seed:
         producer = Producer(
             {"bootstrap.servers": self.bootstrap, "enable.idempotence": True, "acks": "all", "linger.ms": 5}
         )
-        encode = codec_for(self.topic).encoder(self.topic)
         numbers = dict.fromkeys((f"k{number}" for number in range(KEYS)), 0)
-        acked: list[Event] = []
-        for place in range(self.events):
+        place = 0
+        while place < self.plan.events or not self._over.is_set():
             key = f"k{rng.randrange(KEYS)}"
-            number = numbers[key]
+            event = (key, numbers[key])
             numbers[key] += 1
-            event = (key, number)
-            value = encode({"key": key, "number": number})
-            if rng.random() < 0.01:
-                self.poison.add(event)
-                value = b"\x07" + f"{key} {number}".encode()
-            producer.produce(self.topic, value, key.encode(), on_delivery=_noting(event, acked))
+            value = value_of(self.codec, self.topic, self.failures, event)
+            producer.produce(self.topic, value, key.encode(), on_delivery=_noting(event, self.sent))
             producer.poll(0)
+            place += 1
             if place % 20 == 0:
-                time.sleep(20 / 600)
+                time.sleep(20 / RATE)
         producer.flush(60)
-        self.sent = acked
 
-    def _event(self, record: tuple[bytes | None, dict[str, bytes]]) -> Event:
-        value, _ = record
-        assert value is not None
-        if value[:1] == b"\x07":
-            key, number = value[1:].decode().split()
-            return key, int(number)
-        decoded: dict[str, Any] = codec_for(self.topic).decoder(self.topic)(value)
-        return decoded["key"], decoded["number"]
-
-    def _await_effects(self, count: int, seconds: float = 60.0) -> None:
+    def _await_effects(self, seconds: float = 60.0) -> None:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            if self.effects.exists() and len(self.effects.read_bytes().splitlines()) >= count:
+            if self.effects.exists():
                 return
             time.sleep(0.1)
         raise TimeoutError(f"seed {self.seed}: no effects within {seconds} s; see the logs in {self.folder}")
 
     def _settle(self) -> None:
         """Wait until every event that can have an effect has it, and the dead letters stand still."""
-        expected = {event for event in self.sent if failures_of(self.seed, *event) != 99} - self.poison
-        end = time.monotonic() + SETTLE_SECONDS
-        while time.monotonic() < end:
-            done = {effect.event for effect in read_effects(self.effects)}
-            if expected <= done:
-                time.sleep(4)  # the last hopeless ones take both delays
-                return
+        expected = {event for event in self.sent if not self._is_doomed(event)}
+        size, changed = -1, time.monotonic()
+        while time.monotonic() < changed + QUIET_SECONDS:
+            if self.effects.stat().st_size != size:
+                size, changed = self.effects.stat().st_size, time.monotonic()
+                if expected <= {effect.event for effect in read_effects(self.effects)}:
+                    time.sleep(4)  # the last hopeless ones take both delays
+                    return
             time.sleep(0.5)
 
-    def _stop_workers(self) -> None:
-        for worker in self.workers:
-            worker.send_signal(signal.SIGCONT)
-            worker.terminate()
-        for worker in self.workers:
-            try:
-                worker.wait(20)
-            except subprocess.TimeoutExpired:
-                worker.kill()
-                worker.wait()
 
-
-def _noting(event: Event, acked: list[Event]) -> Any:
+def _noting(event: Event, sent: dict[Event, int]) -> Any:
     """A delivery callback that notes what the broker has."""
 
-    def delivered(error: Any, _: Any) -> None:
+    def delivered(error: Any, message: Any) -> None:
         if error is None:
-            acked.append(event)
+            sent[event] = message.partition()
 
     return delivered
 
 
-def run_seed(
-    seed: int, stack: Stack, folder: Path, *, events: int = 6000, faults: int = 3, only: tuple[str, ...] = ()
-) -> Verdict:
-    """One seed on a running stack."""
-    return Seed(seed, stack, folder, events=events, faults=faults, only=only).run()
+def run_seed(seed: int, plan: Plan, stack: Stack, folder: Path, network: Network | None = None) -> Verdict:
+    """One seed on a running stack; with a network its workers reach the brokers through proxies."""
+    return Seed(seed, plan, stack, folder, network).run()
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--start", type=int, default=1)
-    parser.add_argument("--events", type=int, default=6000)
+    parser.add_argument("--events", type=int, default=6000, help="at least so many; sent until the faults are over")
     parser.add_argument("--faults", type=int, default=3)
     parser.add_argument("--brokers", type=int, default=1, choices=[1, 3])
     parser.add_argument("--only", action="append", default=[], choices=[fault.name for fault in FAULTS])
+    parser.add_argument("--healthy", action="store_true", help="no poison, and no handler fails")
+    parser.add_argument("--engine", default="headwater", choices=["headwater", "faust"])
+    parser.add_argument("--concurrency", type=int, default=1, help="of the agent, with --engine faust")
     parser.add_argument("--json", action="store_true", help="end with one JSON line")
     parser.add_argument("--keep", type=Path, help="keep effects and logs in this folder")
     options = parser.parse_args()
+    plan = Plan(
+        options.events, options.faults, tuple(options.only), options.healthy, options.engine, options.concurrency
+    )
     verdicts = []
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, Network(options.brokers) as network:
         folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        stack = Stack(folder / "stack", ports="free", brokers=options.brokers, broker_properties=BROKER)
+        stack = Stack(
+            folder / "stack",
+            ports="free",
+            brokers=options.brokers,
+            advertised=network.advertised,
+            broker_properties=BROKER,
+        )
         try:
+            stack.up("kafka")
+            network.connect(stack)
             for seed in range(options.start, options.start + options.seeds):
-                verdict = run_seed(
-                    seed, stack, folder, events=options.events, faults=options.faults, only=tuple(options.only)
-                )
-                verdicts.append(verdict)
-                _show(verdict)
+                verdicts.append(run_seed(seed, plan, stack, folder, network))
+                _show(verdicts[-1])
         finally:
             stack.down(wipe=True)
     if options.json:
@@ -301,7 +238,7 @@ def _show(verdict: Verdict) -> None:
         f"{verdict.order_violations} out of order, "
         f"{verdict.duplicates} repeated, {verdict.wrong_deaths} wrong deaths, "
         f"{verdict.takeovers} takeovers, {verdict.leader_changes} leader changes, "
-        f"longest pause {verdict.recovery_seconds:.1f} s "
+        f"longest pause of a partition {verdict.recovery_seconds:.1f} s "
         f"[{', '.join(verdict.faults)}]",
         file=sys.stderr,
         flush=True,

@@ -65,6 +65,8 @@ class Broker(Part):
 
     Args:
         controllers: the controller port of every node of the cluster.
+        advertised: further listeners, by name, each with the port of this machine at which clients are told to find it:
+            a proxy's, that forwards to ``ports`` of that name.
         properties: further broker properties; they win over ours.
     """
 
@@ -80,6 +82,7 @@ class Broker(Part):
         cluster_id: str,
         controllers: Mapping[int, int],
         downloads: Downloads,
+        advertised: Mapping[str, int] | None = None,
         properties: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(f"broker-{node}", folder, ports)
@@ -87,6 +90,7 @@ class Broker(Part):
         self._cluster_id = cluster_id
         self._controllers = controllers
         self._downloads = downloads
+        self._advertised = dict(advertised or {})
         self._properties = dict(properties or {})
 
     @property
@@ -130,6 +134,9 @@ class Broker(Part):
     def _config(self) -> dict[str, object]:
         replicas = min(3, len(self._controllers))
         client, controller = self.ports["client"], self.ports["controller"]
+        listening = {"PLAINTEXT": client, "CONTROLLER": controller}
+        listening |= {name.upper(): self.ports[name] for name in self._advertised}
+        advertised = {"PLAINTEXT": client} | {name.upper(): port for name, port in self._advertised.items()}
         return {
             "process.roles": "broker,controller",
             "node.id": self.node,
@@ -137,9 +144,9 @@ class Broker(Part):
             "controller.quorum.voters": ",".join(f"{n}@{HOST}:{p}" for n, p in sorted(self._controllers.items())),
             "controller.listener.names": "CONTROLLER",
             "inter.broker.listener.name": "PLAINTEXT",
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
-            "listeners": f"PLAINTEXT://{HOST}:{client},CONTROLLER://{HOST}:{controller}",
-            "advertised.listeners": f"PLAINTEXT://{HOST}:{client}",
+            "listener.security.protocol.map": ",".join(f"{name}:PLAINTEXT" for name in listening),
+            "listeners": _listeners(listening),
+            "advertised.listeners": _listeners(advertised),
             "log.dirs": "data",
             "auto.create.topics.enable": "false",
             "default.replication.factor": replicas,
@@ -178,3 +185,7 @@ class Broker(Part):
             "replica.lag.time.max.ms": 10000,
             **self._properties,
         }
+
+
+def _listeners(ports: Mapping[str, int]) -> str:
+    return ",".join(f"{name}://{HOST}:{port}" for name, port in ports.items())

@@ -58,6 +58,8 @@ class Stack:
         brokers: Kafka nodes, 1 or 3; default: as the folder has, else 1. With 3, topics are replicated three times.
         ports: see ``PortChoice``. A folder's ports stay the same over restarts while they are free.
         progress: told about downloads.
+        advertised: further listeners of the brokers: name to node to the port at which clients are told to find it,
+            where a proxy of yours forwards to the port that ``status`` gives for that name; not kept with the folder.
         broker_properties: Kafka's properties for each broker, beside and before ours; not kept with the folder.
 
     Raises:
@@ -72,6 +74,7 @@ class Stack:
         brokers: int | None = None,
         ports: PortChoice = "auto",
         progress: Progress | None = None,
+        advertised: Mapping[str, Mapping[int, int]] | None = None,
         broker_properties: Mapping[str, str] | None = None,
     ) -> None:
         if brokers not in (None, 1, 3):
@@ -79,6 +82,7 @@ class Stack:
         self.state_dir = state_dir or places.state_dir()
         self._root = self.state_dir / "stack"
         self._brokers = brokers
+        self._advertised = dict(advertised or {})
         self._broker_properties = dict(broker_properties or {})
         self._ports: PortChoice = ports
         self._downloads = Downloads(cache_dir or places.cache_dir(), progress)
@@ -193,7 +197,7 @@ class Stack:
                 f"{self._root} holds {len(known.brokers)} broker(s), {self._brokers} are asked for: "
                 "headwater down --wipe first, or set HEADWATER_STATE_DIR to another folder"
             )
-        usual = _usual_ports(len(known.brokers) if known else self._brokers or 1)
+        usual = _usual_ports(len(known.brokers) if known else self._brokers or 1, self._advertised)
         kept = self._kept(known.ports, usual) if known else {}
         self._stop(name for name in usual if name not in kept)
         layout = Layout(known.cluster_id if known else new_cluster_id(), self._choose(usual, kept))
@@ -242,6 +246,7 @@ class Stack:
                 cluster_id=layout.cluster_id,
                 controllers=controllers,
                 downloads=self._downloads,
+                advertised={name: told[node] for name, told in self._advertised.items()},
                 properties=self._broker_properties,
             )
             for node in layout.brokers
@@ -289,10 +294,13 @@ class Stack:
             time.sleep(0.1)
 
 
-def _usual_ports(brokers: int) -> _Ports:
-    """The well-known port of every listener; a second broker is 100 above the first."""
+def _usual_ports(brokers: int, further: Iterable[str] = ()) -> _Ports:
+    """The well-known port of every listener, further ones after it; a second broker is 100 above the first."""
+    listeners = dict(Broker.listeners)
+    for listener in further:
+        listeners[listener] = max(listeners.values()) + 1
     ports = {
-        f"broker-{node}": {listener: port + 100 * (node - 1) for listener, port in Broker.listeners.items()}
+        f"broker-{node}": {listener: port + 100 * (node - 1) for listener, port in listeners.items()}
         for node in range(1, brokers + 1)
     }
     return ports | {"redis": dict(Redis.listeners), "registry": dict(Registry.listeners)}
