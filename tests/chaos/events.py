@@ -10,10 +10,10 @@ from headwater_schemas.catalogue import Catalogue, TopicSpec
 from headwater_schemas.codec import Codec
 from headwater_schemas.registry import LocalRegistry
 
-__all__ = ["HEALTHY", "HOPELESS", "codec_for", "event_of", "failures_of", "is_poison", "value_of"]
+__all__ = ["HEALTHY", "codec_for", "event_of", "failures_of", "is_doomed", "is_poison", "value_of"]
 
 HEALTHY = -1  # a seed of failures with which nothing fails
-HOPELESS = 99
+_HOPELESS = 99
 
 _SCHEMA: dict[str, Any] = {
     "type": "record",
@@ -29,13 +29,18 @@ def failures_of(seed: int, key: str, number: int) -> int:
         return 0
     dice = _dice(f"{seed}/{key}/{number}")
     if dice < 10:
-        return HOPELESS
+        return _HOPELESS
     return 1 if dice < 40 else 2 if dice < 60 else 0
 
 
 def is_poison(seed: int, key: str, number: int) -> bool:
     """Whether the bytes of this event are none that anybody can decode: 1 %."""
     return seed != HEALTHY and _dice(f"poison/{seed}/{key}/{number}") < 10
+
+
+def is_doomed(seed: int, event: Event) -> bool:
+    """Whether it must become a dead letter."""
+    return is_poison(seed, *event) or failures_of(seed, *event) == _HOPELESS
 
 
 def _dice(text: str) -> int:

@@ -9,35 +9,26 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import sys
 import tempfile
-import threading
-import time
 import uuid
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import NewTopic
-
-from chaos.events import HEALTHY, HOPELESS, codec_for, event_of, failures_of, is_poison, value_of
+from chaos.events import HEALTHY, codec_for, event_of, is_doomed, value_of
 from chaos.letters import read_dead
-from headwater_ops.stack import Stack
-from headwater_ops.testing.faults import FAULTS, draw
-from headwater_ops.testing.network import Network
-from headwater_ops.testing.verdict import Event, Verdict, judge, read_effects
-from headwater_ops.testing.world import Launch, World
+from headwater_ops.testing.faults import FAULTS
+from headwater_ops.testing.run import FaultRun, Load
+from headwater_ops.testing.servers import Servers, servers
+from headwater_ops.testing.verdict import Event, Verdict
+from headwater_ops.testing.world import Launch
 
 __all__ = ["Plan", "main", "run_seed"]
 
-KEYS = 40
-PARTITIONS = 4
+KEYS = [f"k{number}" for number in range(40)]
 RATE = 600  # events per second
-QUIET_SECONDS = 90.0  # without a new effect: what has none by then is lost
-BROKER = {"group.consumer.session.timeout.ms": "5000"}  # so that a frozen worker is soon given up
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,129 +56,30 @@ class Plan:
         return [sys.executable, "-m", "chaos.worker", *arguments]
 
 
-class Seed:
-    """One seed: topic, sender, faults, verdict."""
+def run_seed(seed: int, plan: Plan, servers: Servers, folder: Path) -> Verdict:
+    """One seed on running servers; with a network its workers reach the brokers through proxies."""
+    group = f"chaos-{seed}-{uuid.uuid4().hex[:6]}"
+    topic = f"{group}.steps"
+    codec = codec_for(topic)
+    failures = HEALTHY if plan.healthy else seed
+    settings = {"HEADWATER_WORKER_DRAIN": "5s", "HEADWATER_WORKER_COMMIT_INTERVAL": "200ms"}
 
-    def __init__(self, seed: int, plan: Plan, stack: Stack, folder: Path, network: Network | None) -> None:
-        rng = random.Random(seed)
-        self.seed = seed
-        self.plan = plan
-        self.bootstrap = stack.up("kafka").bootstrap
-        self.brokers = sum(part.name.startswith("broker") for part in stack.status())
-        self.name = f"chaos-{seed}-{uuid.uuid4().hex[:6]}"
-        self.topic = f"{self.name}.steps"
-        self.codec = codec_for(self.topic)
-        self.folder = folder
-        self.effects = folder / f"{self.name}.effects"
-        self.failures = HEALTHY if plan.healthy else seed
-        self.faults = draw(rng, plan.faults, plan.only, self.brokers, network is not None)
-        self.verdict = Verdict(seed, [fault.name for fault in self.faults])
-        self.sent: dict[Event, int] = {}
-        self.struck: list[float] = []
-        self._over = threading.Event()
-        launch = Launch(
-            plan.command(self.name, self.topic, self.failures),
-            folder,
-            Path(__file__).parent.parent,
-            {
-                "HEADWATER_TEST_EFFECTS": str(self.effects),
-                "HEADWATER_WORKER_DRAIN": "5s",
-                "HEADWATER_WORKER_COMMIT_INTERVAL": "200ms",
-            },
-        )
-        self.world = World(
-            launch,
-            self.name,
-            self.topic,
-            bootstrap=self.bootstrap,
-            rng=rng,
-            verdict=self.verdict,
-            stack=stack,
-            network=network,
-        )
+    def dead() -> list[Event]:
+        letters = read_dead(servers.endpoints.bootstrap, f"{topic}.{group}.dlt")
+        return [event_of(codec, topic, value) for value in letters]
 
-    def run(self) -> Verdict:
-        admin = AdminClient({"bootstrap.servers": self.bootstrap})
-        admin.create_topics([NewTopic(self.topic, PARTITIONS, min(3, self.brokers))])[self.topic].result()
-        sending = threading.Thread(target=self._send)
-        sending.start()
-        try:
-            self.world.scale(2)
-            self._await_effects()
-            for fault in self.faults:
-                self.struck.append(time.time())
-                fault.strike(self.world)
-                time.sleep(self.world.random.uniform(1, 3))
-            self._over.set()
-            sending.join()
-            self._settle()
-        finally:
-            self._over.set()
-            sending.join()
-            self.world.stop()
-        letters = read_dead(self.bootstrap, f"{self.topic}.{self.name}.dlt")
-        dead = {event_of(self.codec, self.topic, value) for value in letters}
-        doomed = {event for event in self.sent if self._is_doomed(event)}
-        known = doomed if self.plan.engine == "headwater" else None  # Faust has no dead letters
-        return judge(self.verdict, self.sent, read_effects(self.effects), dead, known, self.struck)
-
-    def _is_doomed(self, event: Event) -> bool:
-        return is_poison(self.failures, *event) or failures_of(self.failures, *event) == HOPELESS
-
-    def _send(self) -> None:
-        """Send at a steady pace until the faults are over; only what the broker acknowledged counts."""
-        rng = random.Random(self.seed + 1)
-        producer = Producer(
-            {"bootstrap.servers": self.bootstrap, "enable.idempotence": True, "acks": "all", "linger.ms": 5}
-        )
-        numbers = dict.fromkeys((f"k{number}" for number in range(KEYS)), 0)
-        place = 0
-        while place < self.plan.events or not self._over.is_set():
-            key = f"k{rng.randrange(KEYS)}"
-            event = (key, numbers[key])
-            numbers[key] += 1
-            value = value_of(self.codec, self.topic, self.failures, event)
-            producer.produce(self.topic, value, key.encode(), on_delivery=_noting(event, self.sent))
-            producer.poll(0)
-            place += 1
-            if place % 20 == 0:
-                time.sleep(20 / RATE)
-        producer.flush(60)
-
-    def _await_effects(self, seconds: float = 60.0) -> None:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            if self.effects.exists():
-                return
-            time.sleep(0.1)
-        raise TimeoutError(f"seed {self.seed}: no effects within {seconds} s; see the logs in {self.folder}")
-
-    def _settle(self) -> None:
-        """Wait until every event that can have an effect has it, and the dead letters stand still."""
-        expected = {event for event in self.sent if not self._is_doomed(event)}
-        size, changed = -1, time.monotonic()
-        while time.monotonic() < changed + QUIET_SECONDS:
-            if self.effects.stat().st_size != size:
-                size, changed = self.effects.stat().st_size, time.monotonic()
-                if expected <= {effect.event for effect in read_effects(self.effects)}:
-                    time.sleep(4)  # the last hopeless ones take both delays
-                    return
-            time.sleep(0.5)
-
-
-def _noting(event: Event, sent: dict[Event, int]) -> Any:
-    """A delivery callback that notes what the broker has."""
-
-    def delivered(error: Any, message: Any) -> None:
-        if error is None:
-            sent[event] = message.partition()
-
-    return delivered
-
-
-def run_seed(seed: int, plan: Plan, stack: Stack, folder: Path, network: Network | None = None) -> Verdict:
-    """One seed on a running stack; with a network its workers reach the brokers through proxies."""
-    return Seed(seed, plan, stack, folder, network).run()
+    run = FaultRun(
+        seed,
+        Launch(plan.command(group, topic, failures), folder, Path(__file__).parent.parent, settings),
+        servers,
+        group,
+        topic,
+        Load(partial(value_of, codec, topic, failures), KEYS, plan.events, RATE),
+        plan.faults,
+        dead,
+        only=plan.only,
+    )
+    return run(partial(is_doomed, failures) if plan.engine == "headwater" else None)  # Faust has no dead letters
 
 
 def main() -> int:
@@ -208,24 +100,13 @@ def main() -> int:
         options.events, options.faults, tuple(options.only), options.healthy, options.engine, options.concurrency
     )
     verdicts = []
-    with tempfile.TemporaryDirectory() as temporary, Network(options.brokers) as network:
+    with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        stack = Stack(
-            folder / "stack",
-            ports="free",
-            brokers=options.brokers,
-            advertised=network.advertised,
-            broker_properties=BROKER,
-        )
-        try:
-            stack.up("kafka")
-            network.connect(stack)
+        with servers(folder / "stack", "kafka", brokers=options.brokers) as running:
             for seed in range(options.start, options.start + options.seeds):
-                verdicts.append(run_seed(seed, plan, stack, folder, network))
+                verdicts.append(run_seed(seed, plan, running, folder))
                 _show(verdicts[-1])
-        finally:
-            stack.down(wipe=True)
     if options.json:
         print(json.dumps(_summary(verdicts)))
     return 0 if all(verdict.passed for verdict in verdicts) else 1

@@ -8,6 +8,7 @@ import pytest
 
 from chaos.run import Plan, run_seed
 from headwater_ops.stack import Stack
+from headwater_ops.testing.servers import Servers
 
 
 @pytest.mark.timeout(240)
@@ -15,7 +16,7 @@ from headwater_ops.stack import Stack
 def test_killed_and_stopped_workers_lose_nothing_and_keep_the_order(stack: Stack, seed: int, tmp_path: Path) -> None:
     plan = Plan(events=2000, faults=2, only=("worker-sigkill", "worker-sigterm", "rebalance-storm"))
 
-    verdict = run_seed(seed, plan, stack, tmp_path)
+    verdict = run_seed(seed, plan, Servers(stack, stack.up("kafka")), tmp_path)
 
     print(f"seed {seed}: {verdict.as_dict()}")
     assert verdict.acked >= 2000

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from headwater_ops.testing.world import World
+from headwater_schemas.errors import UsageError
 
-__all__ = ["FAULTS", "Fault", "draw"]
+__all__ = ["FAULTS", "Fault", "draw", "named"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,3 +116,15 @@ def draw(
     """``count`` faults, any that can be had with so many brokers, or those of them named ``only``."""
     choice = [fault for fault in FAULTS if fault.possible(brokers, network) and (not only or fault.name in only)]
     return [rng.choice(choice) for _ in range(count)]
+
+
+def named(name: str) -> Fault:
+    """The fault of this name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    for fault in FAULTS:
+        if fault.name == name:
+            return fault
+    raise UsageError(f"there is no fault {name!r}: pass one of {', '.join(fault.name for fault in FAULTS)}")

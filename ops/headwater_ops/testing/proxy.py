@@ -39,6 +39,7 @@ class Proxy:
         self.port: int = self._listener.getsockname()[1]
         self.address = f"{HOST}:{self.port}"
         self._open: set[asyncio.StreamWriter] = set()
+        self._relays: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name=f"proxy-{self.port}", daemon=True)
@@ -68,10 +69,18 @@ class Proxy:
             runner.run(self._serve())
 
     async def _serve(self) -> None:
-        server = await asyncio.start_server(self._relay, sock=self._listener)
+        server = await asyncio.start_server(self._accepted, sock=self._listener)
         await self._stop.wait()
         server.close()
+        self.hole = False
         self._reset_all()
+        if self._relays:
+            await asyncio.wait(self._relays)
+
+    def _accepted(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        relay = asyncio.create_task(self._relay(reader, client))
+        self._relays.add(relay)
+        relay.add_done_callback(self._relays.discard)
 
     async def _relay(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         self._open.add(client)

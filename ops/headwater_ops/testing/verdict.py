@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Effect", "Event", "Verdict", "event_id", "judge", "read_effects"]
+__all__ = ["Effect", "Event", "Verdict", "event_id", "event_of", "judge", "read_effects"]
 
 Event = tuple[str, int]  # key, and the number of the event among those of its key
 
@@ -71,6 +71,12 @@ def event_id(event: Event) -> str:
     return f"{key}/{number}"
 
 
+def event_of(name: str) -> Event:
+    """The event with this id."""
+    key, _, number = name.rpartition("/")
+    return key, int(number)
+
+
 def read_effects(path: Path) -> list[Effect]:
     """The effects in the order in which they happened: appends to one file have one order."""
     if not path.exists():
@@ -78,8 +84,7 @@ def read_effects(path: Path) -> list[Effect]:
     effects = []
     for line in path.read_text().splitlines():
         name, pid, at = json.loads(line)
-        key, _, number = name.rpartition("/")
-        effects.append(Effect((key, int(number)), pid, at))
+        effects.append(Effect(event_of(name), pid, at))
     return effects
 
 
