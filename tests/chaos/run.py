@@ -115,7 +115,7 @@ def main() -> int:
 def _show(verdict: Verdict) -> None:
     word = "ok  " if verdict.passed else "FAIL"
     print(
-        f"{word} seed {verdict.seed}: {verdict.acked} acked, {verdict.lost} lost, "
+        f"{word} seed {verdict.seed}: {verdict.acked} acked, {verdict.lost} lost, {verdict.behind} behind, "
         f"{verdict.order_violations} out of order, "
         f"{verdict.duplicates} repeated, {verdict.wrong_deaths} wrong deaths, "
         f"{verdict.takeovers} takeovers, {verdict.leader_changes} leader changes, "
@@ -133,6 +133,7 @@ def _summary(verdicts: list[Verdict]) -> dict[str, Any]:
         "seeds": len(verdicts),
         "acked": sum(verdict.acked for verdict in verdicts),
         "lost": sum(verdict.lost for verdict in verdicts),
+        "behind": sum(verdict.behind for verdict in verdicts),
         "order_violations": sum(verdict.order_violations for verdict in verdicts),
         "duplicates": sum(verdict.duplicates for verdict in verdicts),
         "wrong_deaths": sum(verdict.wrong_deaths for verdict in verdicts),

@@ -19,7 +19,9 @@ from headwater_ops.testing.servers import Servers
 from headwater_ops.testing.verdict import Event, Verdict, event_id, judge, read_effects
 from headwater_ops.testing.world import Launch, World
 from headwater_schemas.errors import HeadwaterError, UsageError
+from headwater_schemas.settings import KafkaSettings
 from headwater_schemas.wire import CE_ID
+from headwater_streams.transport.log import Log
 
 __all__ = ["FaultRun", "Load", "NoEffect"]
 
@@ -131,6 +133,7 @@ class FaultRun:
             self._over.set()
             sending.join()
             world.stop()
+        verdict.behind = _behind(bootstrap, self.group, self.topic)
         expected = None if doomed is None else {event for event in self.sent if doomed(event)}
         known = [effect for effect in read_effects(effects) if effect.event in self.sent]
         return judge(verdict, self.sent, known, self._died(), expected, struck)
@@ -207,3 +210,10 @@ def _make_topic(bootstrap: str, topic: str, replicas: int) -> None:
     admin = AdminClient({"bootstrap.servers": bootstrap})
     if topic not in admin.list_topics(timeout=30).topics:
         admin.create_topics([NewTopic(topic, _PARTITIONS, replicas)])[topic].result(30)
+
+
+def _behind(bootstrap: str, group: str, topic: str) -> int:
+    log = Log(KafkaSettings(bootstrap=bootstrap))
+    partitions = log.partitions(topic)
+    ends, committed = log.ends(partitions), log.committed(group, partitions)
+    return sum(ends[tp] - committed.get(tp, 0) for tp in partitions)

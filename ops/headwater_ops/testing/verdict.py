@@ -36,6 +36,8 @@ class Verdict:
         duplicates: effects beyond the first of each event; at least once means that there may be some.
         dead: events that are dead letters.
         wrong_deaths: dead letters that should have been processed, and the other way round, where that is known.
+        behind: records of the topic that the group had not committed at the end. What is lost beyond these was skipped;
+            the rest the app had not come to, standing still or slow.
         takeovers: workers frozen or cut off whose partitions went to others meanwhile.
         leader_changes: killed brokers of whose partitions another became the leader.
         without_effect: frozen workers and killed leaders that nobody replaced: such a run proves nothing, so it fails.
@@ -51,6 +53,7 @@ class Verdict:
     duplicates: int = 0
     dead: int = 0
     wrong_deaths: int = 0
+    behind: int = 0
     takeovers: int = 0
     leader_changes: int = 0
     without_effect: int = 0
