@@ -140,7 +140,7 @@ bench-cache-sync: setup ## change events into Redis per second, and emit to visi
 	@$(CACHE_BENCH)/cache_sync.py $(ARGS)
 
 # --- streams -----------------------------------------------------------------------------------------------------
-.PHONY: chaos chaos-demo bench-handler bench-io bench-retry bench-rebalance bench-soak
+.PHONY: chaos chaos-app chaos-demo bench-handler bench-io bench-retry bench-rebalance bench-soak
 HANDLER_PEERS := .bench/handler-peers
 
 $(HANDLER_PEERS)/.ready: $(BIN)/uv bench/handler_peers.txt
@@ -166,6 +166,9 @@ bench-soak: setup ## a worker's memory over 10 million events, 1 % retried (ARGS
 
 chaos-demo: setup ## the demo with its worker killed twice in the middle
 	@$(BIN)/pytest -m chaos tests/demo $(ARGS)
+
+chaos-app: setup ## the pytest fixtures for users' apps: an app that is right, one that loses
+	@$(BIN)/pytest -m chaos tests/ops $(ARGS)
 
 chaos: setup ## seeded faults on real processes: lost, order violations, duplicates (ARGS="--seeds 5 --start 1 --json")
 	@PYTHONPATH=tests $(BIN)/python -m chaos.run $(ARGS)
