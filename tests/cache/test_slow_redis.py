@@ -70,7 +70,9 @@ def test_a_black_hole_costs_no_more(cache: EntityCache[int], proxy: Proxy) -> No
 
 def test_a_silent_redis_adds_no_more_than_50_ms_to_a_read(proxy: Proxy, name: str, table: Table) -> None:
     """By default, at p99 over many readers at once: they find out together, later ones do not wait at all (I11)."""
-    settings = RedisSettings(proxy.url, read_timeout=RedisSettings.from_env(Environment({})).read_timeout)
+    settings = RedisSettings(
+        f"redis://{proxy.address}/0", read_timeout=RedisSettings.from_env(Environment({})).read_timeout
+    )
     with EntityCache(name, settings, mode="cache", source=table) as cache, ThreadPoolExecutor(8) as pool:
         assert cache.get("k") == 1
         proxy.hole = True
@@ -81,7 +83,7 @@ def test_a_silent_redis_adds_no_more_than_50_ms_to_a_read(proxy: Proxy, name: st
 
 def test_a_hiccup_is_over_when_a_ping_is_answered(proxy: Proxy, name: str, table: Table) -> None:
     """Reads go to the source meanwhile, and the breaker stays closed: writes and events are not held up."""
-    settings = RedisSettings(proxy.url, timeout=5, read_timeout=0.05)
+    settings = RedisSettings(f"redis://{proxy.address}/0", timeout=5, read_timeout=0.05)
     with EntityCache(name, settings, mode="cache", source=table) as cache:
         assert cache.get("k") == 1
         proxy.delay = 0.3
