@@ -339,7 +339,8 @@ class Client:
             self._loops.discard(loop)
 
     def _on_error(self, error: KafkaError) -> None:
-        self.last_error = error
+        if error.code() != KafkaError._ALL_BROKERS_DOWN or self.last_error is None:  # says less than what came before
+            self.last_error = error
         if (refused := refusal(error)) is not None:  # librdkafka goes on trying, and records time out meanwhile
             _log.error("%s", refused)
 

@@ -28,7 +28,7 @@ def refusal(error: KafkaError) -> UsageError | None:
             f"the broker refuses our credentials: {error.str()}; correct HEADWATER_KAFKA_SECURITY_USERNAME, _PASSWORD "
             "and _MECHANISM, or create the user on the brokers"
         )
-    if error.code() == KafkaError._SSL and "certificate verify failed" in error.str():
+    if "certificate verify failed" in error.str():  # comes as _SSL, and as _TRANSPORT when the connection ends first
         return SettingError(
             f"the broker's certificate is not trusted: {error.str()}; name the certificates (PEM) that signed it in "
             "HEADWATER_KAFKA_SECURITY_CA, and reach the broker by a name that its certificate holds"

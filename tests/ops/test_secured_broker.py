@@ -108,7 +108,9 @@ def test_commands_reach_a_secured_broker(
     def told(*command: str) -> tuple[int, Any]:
         with pytest.raises(SystemExit) as ended:
             cli.main(list(command))
-        return int(ended.value.code or 0), json.loads(capsys.readouterr().out)
+        said = capsys.readouterr()
+        assert said.out, said.err
+        return int(ended.value.code or 0), json.loads(said.out)
 
     code, line = told("tail", topic, "--from", "beginning")
     assert (code, line["topic"]) == (0, topic)

@@ -14,6 +14,7 @@ from faust.types import TP
 
 from headwater_ops.stack import Endpoints
 from headwater_schemas.settings import Environment, KafkaSettings
+from headwater_streams.transport.errors import GroupClosed
 from headwater_streams.transport.group import GroupConsumer, GroupSettings, Marks
 
 pytestmark = pytest.mark.timeout(90)
@@ -79,3 +80,10 @@ async def test_a_resumed_partition_is_read_at_once(member: tuple[GroupConsumer, 
         group.pause([tp])
 
     assert min(waited) < 0.3, "librdkafka looks by itself only each second"
+
+
+async def test_a_member_that_has_left_says_so(member: tuple[GroupConsumer, TP]) -> None:
+    group, tp = member
+    await group.close()
+    with pytest.raises(GroupClosed, match="has left the group"):
+        await group.committed([tp])

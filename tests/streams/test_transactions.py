@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -96,8 +96,9 @@ class World:
                     worker.kill()
                     worker.wait()
 
-    def app(self, **options: Any) -> StreamApp:
-        env = Environment({"HEADWATER_KAFKA_BOOTSTRAP": self.bootstrap, "HEADWATER_WORKER_COMMIT_INTERVAL": "100ms"})
+    def app(self, settings: Mapping[str, str] | None = None, **options: Any) -> StreamApp:
+        ours = {"HEADWATER_KAFKA_BOOTSTRAP": self.bootstrap, "HEADWATER_WORKER_COMMIT_INTERVAL": "100ms"}
+        env = Environment({**ours, **(settings or {})})
         return StreamApp(
             self.group,
             env=env,
@@ -252,8 +253,7 @@ async def test_a_batch_and_what_it_emitted_are_committed_together(world: World) 
 async def test_a_worker_whose_transactional_id_is_taken_ends_with_an_error_that_says_what_to_do(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HEADWATER_WORKER_ID", f"{world.group}-one")
-    app = world.app()
+    app = world.app({"HEADWATER_WORKER_ID": f"{world.group}-one"})
     crashes: list[BaseException] = []
 
     @app.handler(world.topic, name="bill")

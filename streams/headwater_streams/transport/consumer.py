@@ -21,7 +21,7 @@ from headwater_schemas.partitioner import partition_for
 from headwater_streams.handlers.batch import Rewind
 from headwater_streams.handlers.message import Message
 from headwater_streams.handlers.pool import HandlerPool
-from headwater_streams.transport.errors import translate
+from headwater_streams.transport.errors import GroupClosed, translate
 from headwater_streams.transport.group import GroupConsumer, Marks
 from headwater_streams.transport.producer import topic_request
 from headwater_streams.transport.topics import create_topics, topic_partitions
@@ -92,7 +92,14 @@ class Consumer(faust_consumer.Consumer):
             await self.pool.close()
 
     async def subscribe(self, topics: Iterable[str]) -> None:
-        """Join the group for the agents' topics and the handlers'."""
+        """Join the group for the agents' topics and the handlers'; not when we are leaving already."""
+        try:
+            await self._join(topics)
+        except GroupClosed:
+            if not self._leaving:
+                raise
+
+    async def _join(self, topics: Iterable[str]) -> None:
         wanted = set(topics) | (self.pool.topics if self.pool is not None else set())
         self._counts = await until_available(lambda: topic_partitions(self.transport.kafka))
         await until_available(self._declare_missing)

@@ -16,6 +16,10 @@ from headwater_schemas.errors import (
 __all__ = ["Fenced", "kafka_error", "translate"]
 
 
+class GroupClosed(UsageError):
+    """The member has left its group, or is leaving: nothing can be asked of it any more."""
+
+
 class Fenced(UsageError):
     """Another member took our static identity, or our transactions: this worker must stop, not retry.
 

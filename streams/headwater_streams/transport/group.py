@@ -26,7 +26,7 @@ from headwater_schemas.errors import HeadwaterError, UsageError
 from headwater_schemas.settings import KafkaSettings
 from headwater_streams.handlers.message import Message
 from headwater_streams.transport.complaints import Complaints
-from headwater_streams.transport.errors import kafka_error, translate
+from headwater_streams.transport.errors import GroupClosed, kafka_error, translate
 
 __all__ = ["GroupConsumer", "GroupListener", "GroupProtocol", "GroupSettings", "Marks", "positions_of"]
 
@@ -408,6 +408,8 @@ class GroupConsumer:
     async def group_metadata(self) -> Any:
         """What a transaction needs to prove that it is this member's (KIP-447)."""
         assert self._loop is not None, "start() first"
+        if self._closed:
+            return self._metadata
         # While partitions are taken from us the poll thread waits for the loop and answers nobody.
         asked = asyncio.ensure_future(self._call(self._group_metadata))
         taken = asyncio.ensure_future(self._revoking.wait())
@@ -533,7 +535,7 @@ class GroupConsumer:
             self._thread.shutdown(wait=False)
             return
         self._closed = True
-        await self._call(self.raw.close)
+        await asyncio.wrap_future(self._thread.submit(self.raw.close))
         self._thread.shutdown(wait=False)
 
     async def _call(self, fun: Callable[..., T], *args: object) -> T:
@@ -541,6 +543,8 @@ class GroupConsumer:
         return await asyncio.wrap_future(self._submit(fun, *args))
 
     def _submit(self, fun: Callable[..., T], *args: object) -> Future[T]:
+        if self._closed:
+            raise GroupClosed(f"this worker has left the group {self._settings.group}")
         self._asked += 1
         return self._thread.submit(self._answer, fun, *args)
 

@@ -214,7 +214,13 @@ def _fetched(consumer: Consumer) -> list[Any]:
     messages = consumer.consume(_BATCH, 0)
     if not messages and (first := consumer.poll(_WAIT)) is not None:
         messages = [first, *consumer.consume(_BATCH - 1, 0)]
-    return messages
+    return [message for message in messages if not _of_the_group(message)]
+
+
+def _of_the_group(message: Any) -> bool:
+    """Whether it tells that we may not use the group that librdkafka wanted and nobody uses."""
+    error = message.error()
+    return error is not None and error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED
 
 
 def _is_record(message: Any) -> bool:
