@@ -16,7 +16,7 @@ from headwater_schemas.errors import UsageError
 
 pytestmark = pytest.mark.timeout(600)
 
-FLIGHTS = 5_000
+FLIGHTS = 2_500
 
 
 def test_a_run_equals_the_oracle_and_a_second_one_on_its_topics_is_refused(tmp_path: Path) -> None:

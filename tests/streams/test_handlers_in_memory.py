@@ -149,6 +149,33 @@ async def test_the_offset_of_a_running_record_holds_the_commit_back() -> None:
     assert (held, let_go) == ([3], [10])
 
 
+async def test_a_commit_that_is_not_sent_or_finds_its_partition_gone_is_made_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    app = memory_app()
+
+    @app.handler(TOPIC)
+    async def bill(value: dict[str, Any]) -> None:
+        """Nothing."""
+
+    kit = StreamKit(app)
+    await kit.start()
+    kit.send(TOPIC, order("a", 1), key="a")
+    await kit.settle()
+    with monkeypatch.context() as leaving:
+        leaving.setattr(kit.broker, "commit_soon", lambda offsets, told: False)
+        await kit.commit()
+    refused = dict(kit.committed)
+    await kit.commit()
+    accepted = dict(kit.committed)
+    assert kit._pool is not None
+    handed_over, _ = await kit._pool.revoked([TP(TOPIC, 0)], 1.0)
+    await kit.crash()
+
+    assert refused.get(TP(TOPIC, 0), 0) == 0
+    assert accepted[TP(TOPIC, 0)] == handed_over[TP(TOPIC, 0)] == 1
+
+
 async def test_a_failed_record_waits_in_its_tier_and_its_key_waits_behind_it_while_others_flow() -> None:
     app, seen, failures = memory_app(), [], 1
 

@@ -76,7 +76,7 @@ class Membership(Protocol):
 
     async def committed_told(self, partitions: Collection[TP]) -> tuple[dict[TP, int | None], dict[TP, str]]: ...
 
-    def commit_soon(self, offsets: Mapping[TP, int], told: Mapping[TP, str]) -> None: ...
+    def commit_soon(self, offsets: Mapping[TP, int], told: Mapping[TP, str]) -> bool: ...
 
 
 class HandlerPool:
@@ -228,7 +228,8 @@ class HandlerPool:
         """Finish what runs of these partitions within ``limit`` seconds; gives their ``marks`` to commit."""
         await self.drain(partitions, limit)
         families = self._whole(partitions)
-        offsets, told = self.marks()
+        # All of it, once more: a commit may be under way that finds the partitions gone.
+        offsets, told = self.marks(again=True)
         self.lost(partitions)
         return {tp: offset for tp, offset in offsets.items() if tp in families}, told
 
@@ -300,12 +301,14 @@ class HandlerPool:
     def commit(self) -> None:
         """Send the offsets that have grown since the last time."""
         offsets, told = self.marks()
-        if offsets:
-            self._group.commit_soon(offsets, told)
+        if offsets and self._group.commit_soon(offsets, told):
             self.committed(offsets, told)
 
-    def marks(self) -> tuple[dict[TP, int], dict[TP, str]]:
+    def marks(self, *, again: bool = False) -> tuple[dict[TP, int], dict[TP, str]]:
         """What there is to commit that is not committed yet: offsets, and what to tell of what is settled beyond them.
+
+        Args:
+            again: also what was committed before.
 
         Raises:
             TooFarAhead: of an exact pool, when that cannot be told.
@@ -316,7 +319,7 @@ class HandlerPool:
         changed = {
             tp: at
             for tp, at in offsets.items()
-            if at > self._committed.get(tp, -1) or told.get(tp, "") != self._told.get(tp, "")
+            if again or at > self._committed.get(tp, -1) or told.get(tp, "") != self._told.get(tp, "")
         }
         return changed, {tp: text for tp, text in told.items() if tp in changed}
 

@@ -144,9 +144,10 @@ class MemoryBroker:
     async def committed_told(self, partitions: Collection[TP]) -> tuple[dict[TP, int | None], dict[TP, str]]:
         return {tp: self.offsets.get(tp) for tp in partitions}, {tp: self.told.get(tp, "") for tp in partitions}
 
-    def commit_soon(self, offsets: Mapping[TP, int], told: Mapping[TP, str]) -> None:
+    def commit_soon(self, offsets: Mapping[TP, int], told: Mapping[TP, str]) -> bool:
         self.offsets.update(offsets)
         self.told.update({tp: told.get(tp, "") for tp in offsets})
+        return True
 
     async def fences(self, family: Family, partition: int, ranges: Mapping[TP, tuple[int, int]], done: Done) -> Fences:
         """What ``read_fences`` finds on Kafka."""

@@ -386,14 +386,19 @@ class GroupConsumer:
             if position.error is not None:
                 raise translate(position.error, f"committing offset of {position.topic}[{position.partition}]")
 
-    def commit_soon(self, offsets: Mapping[TP, int], told: Mapping[TP, str]) -> None:
+    def commit_soon(self, offsets: Mapping[TP, int], told: Mapping[TP, str]) -> bool:
         """Send the commit and return; a failure is logged and the next commit covers it.
 
         Args:
             told: metadata of some of the offsets.
+
+        Returns:
+            Whether it will be sent: not when we are leaving, which has a commit of its own.
         """
-        if offsets and not self._closed:
-            self._submit(self._commit_soon, offsets, told)
+        if self._closed:
+            return False
+        self._submit(self._commit_soon, offsets, told)
+        return True
 
     def _commit_soon(self, offsets: Mapping[TP, int], told: Mapping[TP, str]) -> None:
         # What a rebalance took away meanwhile is the next owner's to commit.
