@@ -15,6 +15,7 @@ from headwater_streams.handlers.ahead import Ahead, TooFarAhead, decode, encode
 from headwater_streams.handlers.family import Family
 from headwater_streams.handlers.fences import Done, Fences
 from headwater_streams.handlers.message import Message
+from headwater_streams.handlers.together import Together
 from headwater_streams.metrics import HandlerMetrics, WorkerMetrics
 from headwater_streams.transport.waiting import until_available
 
@@ -120,6 +121,8 @@ class HandlerPool:
                 self._family_of[topic] = runner.family
         self._assigned: set[TP] = set()
         self._activations: dict[TP, asyncio.Task[None]] = {}
+        self._ask_committed = Together(group.committed_told)
+        self._ask_watermarks = Together(group.watermarks)
         self._active: set[TP] = set()  # topic partitions whose family runs
         self._blocked: dict[int, asyncio.Task[None]] = {}
         self._committed: dict[TP, int] = {}
@@ -206,9 +209,10 @@ class HandlerPool:
         family = self._family_of[main.topic]
         siblings = self._siblings(main)
         returning = siblings - {main}
-        committed, told = await until_available(lambda: self._group.committed_told(siblings))
-        marks = await until_available(lambda: self._group.watermarks(returning))
-        ranges = {tp: (max(committed[tp] or 0, low), high) for tp, (low, high) in marks.items()}
+        answer, told = await until_available(lambda: self._ask_committed(siblings))
+        committed = {tp: answer[tp] for tp in siblings}
+        marks = await until_available(lambda: self._ask_watermarks(returning))
+        ranges = {tp: (max(committed[tp] or 0, marks[tp][0]), marks[tp][1]) for tp in returning}
         done = {tp: decode(committed[tp] or 0, told[tp]) for tp in siblings}
         fences = await until_available(lambda: self._fences(family, main.partition, ranges, done))
         for runner in self._concerned(siblings):

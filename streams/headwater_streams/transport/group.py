@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Literal, Protocol, TypeVar, cast
 
-from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 from faust.types import TP
 
 from headwater_schemas.errors import HeadwaterError, UsageError
@@ -38,7 +38,7 @@ _SLICE = 0.01  # seconds: how soon a poll that finds nothing makes way for anoth
 # librdkafka looks after a full prefetch queue only each so many milliseconds: 1,000 by default, in which a quick
 # handler empties the queue and waits.
 _FULL_QUEUE_WAIT = 20
-_WAKE_TIMEOUT = 0.2  # seconds
+_WAKE_TIMEOUT = 0.005  # seconds
 _UNRELEASED = "instance ID is still used by another member"  # of a fatal error librdkafka gives the text alone
 _UNVERSIONED = "API version not supported"  # so too of brokers without KIP-848
 _UNRELEASED_WAIT = 1.0  # seconds
@@ -348,12 +348,13 @@ class GroupConsumer:
 
     def _wake(self, partitions: list[TopicPartition]) -> None:
         """Ask the leaders something. librdkafka's broker threads sleep up to a second beside a paused partition, and
-        no resume wakes them, only a request."""
+        no resume wakes them, only a request. Its answer, which may stand behind a long fetch, is not waited for."""
         ends = [TopicPartition(tp.topic, tp.partition, OFFSET_END) for tp in partitions]
         try:
             self.raw.offsets_for_times(ends, _WAKE_TIMEOUT)
         except KafkaException as exc:
-            logger.debug("the leaders of %s were not woken and fetch within a second: %s", partitions, exc)
+            if kafka_error(exc).code() != KafkaError._TIMED_OUT:
+                logger.debug("the leaders of %s were not woken and fetch within a second: %s", partitions, exc)
 
     async def seek(self, offsets: Mapping[TP, int]) -> None:
         """Continue from these offsets. Records already returned by ``consume`` are the caller's business."""
@@ -471,14 +472,23 @@ class GroupConsumer:
         return await self._call(self._watermarks, partitions, timeout)
 
     def _watermarks(self, partitions: Collection[TP], timeout: float) -> dict[TP, tuple[int, int]]:
-        found: dict[TP, tuple[int, int]] = {}
-        for tp in partitions:
-            try:
-                answer = self.raw.get_watermark_offsets(TopicPartition(tp.topic, tp.partition), timeout)
-            except KafkaException as exc:
-                raise translate(kafka_error(exc), f"reading the offsets of {tp.topic}[{tp.partition}]") from exc
-            found[tp] = answer
-        return found
+        first = self._edges(partitions, OFFSET_BEGINNING, timeout)
+        following = self._edges(partitions, OFFSET_END, timeout)
+        return {tp: (first[tp], following[tp]) for tp in partitions}
+
+    def _edges(self, partitions: Collection[TP], edge: int, timeout: float) -> dict[TP, int]:
+        """As times, the edges of a log are their numbers; so one request to each leader asks for all."""
+        wanted = [TopicPartition(tp.topic, tp.partition, edge) for tp in partitions]
+        if not wanted:
+            return {}
+        try:
+            answer = self.raw.offsets_for_times(wanted, timeout)
+        except KafkaException as exc:
+            raise translate(kafka_error(exc), "asking where logs begin and end") from exc
+        for tp in answer:
+            if tp.error is not None:
+                raise translate(tp.error, f"reading the offsets of {tp.topic}[{tp.partition}]")
+        return {TP(tp.topic, tp.partition): tp.offset for tp in answer}
 
     async def offsets_since(self, partitions: Iterable[TP], since: float, timeout: float = 10.0) -> dict[TP, int]:
         """The offset of the first record at or after ``since`` (seconds since the epoch); the end if there is none.
