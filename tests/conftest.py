@@ -23,7 +23,7 @@ from headwater_ops.stack import Endpoints, Stack
 from headwater_schemas.settings import Environment
 
 # How long an example takes says nothing here: servers and other tests share the processor.
-settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("shared", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared")
 
 _SERVERS = {"bootstrap", "redis_url", "registry_url", "endpoints", "env", "stack"}

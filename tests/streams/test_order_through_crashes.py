@@ -138,7 +138,7 @@ class History:
 @pytest.mark.parametrize("partitions", [1, 3])
 @given(seed=st.integers(0, 2**32 - 1))
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 )
 def test_order_and_settling_survive_failures_and_crashes(partitions: int, seed: int) -> None:
     note(f"seed {seed}")
@@ -150,7 +150,7 @@ def test_order_and_settling_survive_failures_and_crashes(partitions: int, seed: 
 @pytest.mark.parametrize("partitions", [1, 3])
 @given(seed=st.integers(0, 2**32 - 1))
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 )
 def test_a_held_key_skips_nothing_whatever_crashes_and_whenever_the_operator_comes(partitions: int, seed: int) -> None:
     note(f"seed {seed}")
