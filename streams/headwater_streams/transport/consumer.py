@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from confluent_kafka import KafkaError
 from faust.transport import consumer as faust_consumer
 from faust.types import TP, ConsumerMessage
 from mode import Seconds, Service
@@ -118,7 +119,7 @@ class Consumer(faust_consumer.Consumer):
         for channel in missing:
             await channel.declare()
         if missing:
-            self._counts = await self.group.partition_counts()
+            self._counts = await topic_partitions(self.transport.kafka)
 
     @property
     def polled_at(self) -> float:
@@ -193,6 +194,9 @@ class Consumer(faust_consumer.Consumer):
         return [(TP(*key), batch) for key, batch in runs.items() if batch]
 
     def _complain(self, message: Any) -> None:
+        if message.error().code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+            # Without the group nothing can be consumed; a topic that we may not read stops that topic alone.
+            raise translate(message.error(), f"consuming as group {self.app.conf.id}")
         error = translate(message.error(), f"consuming {message.topic()}[{message.partition()}]")
         if isinstance(error, UsageError):
             self.log.error("%s", error)

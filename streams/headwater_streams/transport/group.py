@@ -241,11 +241,6 @@ class GroupConsumer:
         if len(messages) == 1 and (error := messages[0].error()) is not None and error.code() == KafkaError._FATAL:
             self._fatal = error  # librdkafka tells of some fatal errors only so
             return []
-        for message in messages:
-            # Without the group nothing can be consumed; a topic that we may not read stops that topic alone.
-            if (denied := message.error()) is not None and denied.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
-                self._fatal = denied
-                return []
         if not self._member_id:
             self._member_id = self.raw.memberid()
         self._last_batch = len(messages)
@@ -477,14 +472,17 @@ class GroupConsumer:
         return {tp: (first[tp], following[tp]) for tp in partitions}
 
     def _edges(self, partitions: Collection[TP], edge: int, timeout: float) -> dict[TP, int]:
-        """As times, the edges of a log are their numbers; so one request to each leader asks for all."""
-        wanted = [TopicPartition(tp.topic, tp.partition, edge) for tp in partitions]
-        if not wanted:
+        """As times, the edges of a log are their numbers."""
+        return self._at([TopicPartition(tp.topic, tp.partition, edge) for tp in partitions], timeout)
+
+    def _at(self, times: list[TopicPartition], timeout: float) -> dict[TP, int]:
+        """The offset at a time of each partition, given as its offset. One request to each leader asks for all."""
+        if not times:
             return {}
         try:
-            answer = self.raw.offsets_for_times(wanted, timeout)
+            answer = self.raw.offsets_for_times(times, timeout)
         except KafkaException as exc:
-            raise translate(kafka_error(exc), "asking where logs begin and end") from exc
+            raise translate(kafka_error(exc), "asking for offsets by time") from exc
         for tp in answer:
             if tp.error is not None:
                 raise translate(tp.error, f"reading the offsets of {tp.topic}[{tp.partition}]")
@@ -499,14 +497,9 @@ class GroupConsumer:
         return await self._call(self._offsets_since, partitions, since, timeout)
 
     def _offsets_since(self, partitions: Iterable[TP], since: float, timeout: float) -> dict[TP, int]:
-        wanted = [TopicPartition(tp.topic, tp.partition, int(since * 1000)) for tp in partitions]
-        try:
-            answer = self.raw.offsets_for_times(wanted, timeout)
-        except KafkaException as exc:
-            raise translate(kafka_error(exc), "asking for offsets by time") from exc
-        found = {TP(tp.topic, tp.partition): tp.offset for tp in answer}
-        ends = self._watermarks([tp for tp, offset in found.items() if offset < 0], timeout)
-        return {tp: offset if offset >= 0 else ends[tp][1] for tp, offset in found.items()}
+        found = self._at([TopicPartition(tp.topic, tp.partition, int(since * 1000)) for tp in partitions], timeout)
+        ends = self._edges([tp for tp, offset in found.items() if offset < 0], OFFSET_END, timeout)
+        return found | ends
 
     async def ends(self, partitions: Collection[TP]) -> dict[TP, int]:
         """The next offset of each partition as the last fetch showed it, without asking the brokers; left out where
@@ -528,21 +521,6 @@ class GroupConsumer:
     def _positions(self, partitions: Collection[TP]) -> dict[TP, int]:
         answer = self.raw.position([TopicPartition(tp.topic, tp.partition) for tp in partitions])
         return {TP(tp.topic, tp.partition): tp.offset for tp in answer}
-
-    async def partition_counts(self, timeout: float = 10.0) -> dict[str, int]:
-        """Number of partitions of every topic of the cluster.
-
-        Raises:
-            BrokerUnavailable: no answer within ``timeout`` seconds.
-        """
-        return await self._call(self._partition_counts, timeout)
-
-    def _partition_counts(self, timeout: float) -> dict[str, int]:
-        try:
-            metadata = self.raw.list_topics(timeout=timeout)
-        except KafkaException as exc:
-            raise translate(kafka_error(exc), "asking for the cluster's topics") from exc
-        return {name: len(topic.partitions) for name, topic in metadata.topics.items() if topic.error is None}
 
     async def close(self) -> None:
         """Revoke (the listener is told), commit what it returns, leave the group. Idempotent."""
