@@ -14,6 +14,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -345,16 +346,9 @@ class BatchRunner:
 
     async def _die(self, tp: TP, message: Message, error: Exception, reason: Reason) -> None:
         """To the dead letters; whoever asked to be told is told first, however long an outage takes."""
-        if self.spec.before_dead is not None:
-            delay = 0.05
-            while True:
-                try:
-                    await self.spec.before_dead(EventContext(message, self._emitter))
-                    break
-                except Unavailable as exc:
-                    logger.warning("%s waits, nothing is dead-lettered: %s", self.spec.name, exc)
-                    await asyncio.sleep(delay)
-                    delay = min(delay * 2, 5.0)
+        tell = self.spec.before_dead
+        if tell is not None:
+            await self._outlast(lambda: tell(EventContext(message, self._emitter)))
         await self._settler.die(self._record(tp, message), error, reason)
         self._settled_early(tp, message)
 
@@ -372,7 +366,7 @@ class BatchRunner:
             value = message.value()
             try:
                 if (missing := self._schemas.missing_schema(value)) is not None:
-                    await self._wait_for_schema(missing)
+                    await self._outlast(partial(self._schemas.prefetch, [missing]))
                 values.append(self._decode(value))
             except BadRecord as exc:
                 reason: Reason = "schema" if type(exc).__name__ == "SchemaMismatch" else "decode"
@@ -381,17 +375,16 @@ class BatchRunner:
                 readable.append(message)
         return readable, values
 
-    async def _wait_for_schema(self, schema_id: int) -> None:
+    async def _outlast(self, call: Callable[[], Awaitable[None]]) -> None:
+        """Call it until nothing is unavailable any more. Other errors pass."""
         delay = 0.05
         while True:
             try:
-                await self._schemas.prefetch([schema_id])
+                return await call()
             except Unavailable as exc:
                 logger.warning("%s waits, nothing is dead-lettered: %s", self.spec.name, exc)
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, 5.0)
-            else:
-                return
 
     async def _call(self, tp: TP, messages: list[Message], values: list[Any]) -> Exception | None:
         """Give the batch to the handler, waiting out outages; the error it raised, if it did."""
