@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import redis
@@ -177,36 +177,37 @@ class _AsyncPort:
         self._free_to_read = asyncio.Semaphore(settings.max_connections)
 
     async def read(self, command: Command) -> Any:
-        self._guard.enter()
-        await self._connection(self._free_to_read, self._read_timeout)
-        try:
-            reply = await self._reader.execute_command(*command)
-        except _FAILURES as exc:
-            raise self._guard.gave_up(exc) from exc
-        finally:
-            self._free_to_read.release()
-        self._guard.leave()
-        return reply
+        call = self._reader.execute_command(*command)
+        return await self._guarded(call, self._free_to_read, self._read_timeout, self._guard.gave_up)
 
     async def ask(self, command: Command) -> Any:
-        return await self._guarded(self._send(command))
+        return await self._patient(self._send(command))
 
     async def batch(self, commands: Sequence[Command]) -> list[Any]:
-        return _translated_all(await self._guarded(self._pipeline(commands)))
+        return _translated_all(await self._patient(self._pipeline(commands)))
 
-    async def _guarded(self, call: Coroutine[Any, Any, T]) -> T:
+    async def _patient(self, call: Coroutine[Any, Any, T]) -> T:
+        return await self._guarded(call, self._free, self._timeout, self._guard.failed)
+
+    async def _guarded(
+        self,
+        call: Coroutine[Any, Any, T],
+        free: asyncio.Semaphore,
+        timeout: float,
+        error_for: Callable[[Exception], Exception],
+    ) -> T:
         try:
             self._guard.enter()
-            await self._connection(self._free, self._timeout)
+            await self._connection(free, timeout)
         except BaseException:
             call.close()
             raise
         try:
             reply = await call
         except _FAILURES as exc:
-            raise self._guard.failed(exc) from exc
+            raise error_for(exc) from exc
         finally:
-            self._free.release()
+            free.release()
         self._guard.leave()
         return reply
 
