@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import IsolationLevel, Producer
-from confluent_kafka import TopicPartition as Position
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from kafka import KafkaConsumer, TopicPartition
 
@@ -26,9 +25,10 @@ from headwater_ops.stack import Endpoints
 from headwater_schemas.codec import Codec
 from headwater_schemas.errors import BrokerUnavailable, UsageError
 from headwater_schemas.registry import LocalRegistry
-from headwater_schemas.settings import Environment
+from headwater_schemas.settings import Environment, KafkaSettings
 from headwater_streams import EventContext, RecordBatch, Retry, StreamApp
 from headwater_streams.transport.errors import Fenced
+from headwater_streams.transport.log import Log
 from streams.billing_worker import fate
 from streams.orders import catalogue, memory_app, order
 from streams.running import running, until
@@ -50,8 +50,9 @@ class World:
         self.codec = Codec(self.catalogue, LocalRegistry())
         self.sent: list[tuple[str, int]] = []
         self.workers: list[subprocess.Popen[bytes]] = []
-        self.admin = AdminClient({"bootstrap.servers": self.bootstrap})
-        for answer in self.admin.create_topics([NewTopic(name, 2, 1) for name in (self.topic, self.out)]).values():
+        self.log = Log(KafkaSettings(bootstrap=self.bootstrap))
+        admin = AdminClient({"bootstrap.servers": self.bootstrap})
+        for answer in admin.create_topics([NewTopic(name, 2, 1) for name in (self.topic, self.out)]).values():
             answer.result()
 
     def send(self, count: int) -> None:
@@ -129,10 +130,7 @@ class World:
     def stands(self, topic: str) -> int:
         """Where committed readers of the topic may go, in all: cheaper to ask than to read, and no less than what they
         find."""
-        counted = self.admin.list_topics(topic).topics[topic].partitions
-        latest = {Position(topic, number): OffsetSpec.latest() for number in counted}  # type: ignore[no-untyped-call]
-        answers = self.admin.list_offsets(latest, isolation_level=IsolationLevel.READ_COMMITTED)
-        return sum(answer.result().offset for answer in answers.values())
+        return sum(self.log.ends(self.log.partitions(topic), committed=True).values())
 
     def expected(self, seed: int) -> tuple[Counter[tuple[str, int]], Counter[tuple[str, int]]]:
         """The bills and the dead letters that must be there, each once."""

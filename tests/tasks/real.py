@@ -15,6 +15,7 @@ from headwater_ops.stack import Endpoints
 from headwater_schemas.settings import Environment
 from headwater_streams import StreamApp
 from headwater_tasks import TaskFunction, install
+from streams.running import running
 
 T = TypeVar("T")
 Workers = Callable[..., AbstractAsyncContextManager[StreamApp]]
@@ -27,12 +28,10 @@ async def running_worker(
     """A worker of these tasks in the running loop."""
     app = StreamApp(name, env=env, faust_settings={"web_enabled": False, "datadir": folder})
     install(app, *functions, **{"tiers": ("1s",), **options})
-    app.finalize()
-    await app.start()
     try:
-        yield app
+        async with running(app):
+            yield app
     finally:
-        await app.stop()
         app.codec.close()
 
 
