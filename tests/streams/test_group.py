@@ -13,6 +13,7 @@ from confluent_kafka.cimpl import NewTopic
 from faust.types import TP
 
 from headwater_ops.stack import Endpoints
+from headwater_schemas.errors import BrokerUnavailable
 from headwater_schemas.settings import Environment, KafkaSettings
 from headwater_streams.transport.errors import GroupClosed
 from headwater_streams.transport.group import GroupConsumer, GroupSettings, Marks
@@ -34,6 +35,9 @@ class Listener:
 
     def on_lost(self, partitions: frozenset[TP]) -> None:
         """Nothing to forget."""
+
+    def on_uncommitted(self, partitions: frozenset[TP]) -> None:
+        """Nothing to commit again."""
 
 
 @pytest.fixture
@@ -80,6 +84,21 @@ async def test_a_resumed_partition_is_read_at_once(member: tuple[GroupConsumer, 
         group.pause([tp])
 
     assert min(waited) < 0.3, "librdkafka looks by itself only each second"
+
+
+async def test_a_commit_that_is_waited_for_is_there_with_its_metadata(member: tuple[GroupConsumer, TP]) -> None:
+    group, tp = member
+    committing = asyncio.ensure_future(group.commit_told({tp: 0}, {tp: "told"}))
+    while not committing.done():
+        await group.consume(10, 0.05)
+    assert await group.committed_told([tp]) == ({tp: 0}, {tp: "told"})
+
+
+async def test_what_is_not_ours_is_not_committed(member: tuple[GroupConsumer, TP]) -> None:
+    group, tp = member
+    with pytest.raises(BrokerUnavailable, match="taken away"):
+        await group.commit_told({tp: 0, TP(tp.topic, 1): 0}, {})
+    assert await group.committed([tp]) == {tp: None}
 
 
 async def test_a_member_that_has_left_says_so(member: tuple[GroupConsumer, TP]) -> None:

@@ -176,6 +176,34 @@ async def test_a_commit_that_is_not_sent_or_finds_its_partition_gone_is_made_aga
     assert accepted[TP(TOPIC, 0)] == handed_over[TP(TOPIC, 0)] == 1
 
 
+async def test_what_the_brokers_refused_to_commit_is_part_of_the_next_commit_with_all_that_was_told_of_it() -> None:
+    app = memory_app()
+
+    @app.handler(TOPIC)
+    async def bill(value: dict[str, Any]) -> None:
+        """Nothing."""
+
+    kit = StreamKit(app)
+    await kit.start()
+    kit.send(TOPIC, order("a", 1), key="a")
+    await kit.settle()
+    await kit.commit()
+    committed, told = dict(kit.broker.offsets), dict(kit.broker.told)
+    kit.broker.offsets.clear()
+    kit.broker.told.clear()
+    await kit.commit()
+    nothing_new = dict(kit.broker.offsets)
+    assert kit._pool is not None
+    kit._pool.uncommitted(committed.keys())
+    await kit.commit()
+    again, told_again = dict(kit.broker.offsets), dict(kit.broker.told)
+    await kit.crash()
+
+    assert nothing_new == {}
+    assert again[TP(TOPIC, 0)] == committed[TP(TOPIC, 0)] == 1
+    assert {tp: told[tp] for tp in again} == told_again
+
+
 async def test_a_failed_record_waits_in_its_tier_and_its_key_waits_behind_it_while_others_flow() -> None:
     app, seen, failures = memory_app(), [], 1
 

@@ -47,6 +47,9 @@ class Listener:
     def on_lost(self, partitions: frozenset[TP]) -> None:
         self.losses += 1
 
+    def on_uncommitted(self, partitions: frozenset[TP]) -> None:
+        """Nothing to commit again."""
+
 
 @pytest.fixture
 def topic(bootstrap: str) -> str:

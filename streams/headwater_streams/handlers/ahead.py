@@ -4,6 +4,8 @@ Records of other keys run ahead of the oldest unsettled one, so a committed offs
 behind it and is settled would run again after a restart. A commit therefore carries, per handler, up to where records
 were begun and which of them were not settled. (The same thing by the same means: Confluent's Parallel Consumer.)
 
+The commit of a retry topic's partition also carries its ``owners``.
+
 Kafka takes 4,096 bytes of metadata with an offset (``offset.metadata.max.bytes``); see ``TooFarAhead``.
 """
 
@@ -14,18 +16,21 @@ import json
 import zlib
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
+from typing import Any
 
 from faust.types import TP
 
 from headwater_schemas.errors import UsageError
 from headwater_schemas.varint import varint
+from headwater_streams.handlers.owners import Owners, since
 
-__all__ = ["GAP", "Ahead", "TooFarAhead", "by_partition", "decode", "encode"]
+__all__ = ["GAP", "Ahead", "TooFarAhead", "by_partition", "decode", "decode_owners", "encode"]
 
 GAP = 16_000
 """Records that a partition may run ahead of its oldest unsettled one: as many bits as always fit the metadata."""
 
 _MOST = 4_000  # characters
+_OWNERS = "@owners"  # beside the names of handlers
 
 
 class TooFarAhead(UsageError):
@@ -68,13 +73,15 @@ def by_partition(high: Mapping[TP, int], unsettled: Iterable[tuple[TP, int]]) ->
     return {tp: Ahead(high[tp], offsets) for tp, offsets in places.items()}
 
 
-def encode(base: int, parts: Mapping[str, Ahead]) -> str:
-    """The metadata of committing ``base``, the lowest of all parts; empty when nothing is settled beyond it.
+def encode(base: int, parts: Mapping[str, Ahead], owners: Owners = ()) -> str:
+    """The metadata of committing ``base``, the lowest of all parts; empty when there is nothing to tell.
 
     Raises:
         TooFarAhead: it is longer than Kafka takes.
     """
-    told = {name: _pack(base, part) for name, part in parts.items() if part.high > base}
+    told: dict[str, object] = {name: _pack(base, part) for name, part in parts.items() if part.high > base}
+    if owners:
+        told[_OWNERS] = [[start, epoch.decode()] for start, epoch in since(owners, base)]
     if not told:
         return ""
     text = json.dumps(told, separators=(",", ":"))
@@ -84,13 +91,24 @@ def encode(base: int, parts: Mapping[str, Ahead]) -> str:
 
 
 def decode(base: int, text: str | None) -> dict[str, Ahead]:
-    """What ``encode`` was given. Metadata that is not ours tells nothing."""
-    if not text or not text.startswith("{"):
-        return {}
+    """The parts that ``encode`` was given. Metadata that is not ours tells nothing."""
     try:
-        return {name: _unpack(base, packed) for name, packed in json.loads(text).items()}
+        return {name: _unpack(base, packed) for name, packed in _told(text).items() if name != _OWNERS}
     except (ValueError, TypeError, AttributeError, IndexError, zlib.error):
         return {}
+
+
+def decode_owners(text: str | None) -> Owners:
+    """The owners that ``encode`` was given. Metadata that is not ours names none."""
+    try:
+        return tuple((int(start), epoch.encode()) for start, epoch in _told(text).get(_OWNERS, []))
+    except (ValueError, TypeError, AttributeError):
+        return ()
+
+
+def _told(text: str | None) -> dict[str, Any]:
+    told = json.loads(text) if text and text.startswith("{") else {}
+    return told if isinstance(told, dict) else {}
 
 
 def _pack(base: int, part: Ahead) -> str:

@@ -29,7 +29,7 @@ from headwater_streams.handlers.context import EventContext
 from headwater_streams.handlers.emitter import Emitter, Outlet, Prepare
 from headwater_streams.handlers.failure import header
 from headwater_streams.handlers.family import Family
-from headwater_streams.handlers.fences import Fences, is_stale
+from headwater_streams.handlers.fences import Fences
 from headwater_streams.handlers.lanes import NOWHERE, Origin, Record
 from headwater_streams.handlers.message import Headers, Message
 from headwater_streams.handlers.partition_tasks import PartitionTasks
@@ -204,7 +204,7 @@ class BatchRunner:
 
     def activate(self, partition: int, fences: Fences) -> None:
         """Accept records of this partition."""
-        self._epochs[partition] = b"batch"
+        self._epochs[partition] = fences.epoch
         self._fences[partition] = fences
 
     async def drain(self, partitions: Collection[TP], limit: float) -> None:
@@ -273,7 +273,7 @@ class BatchRunner:
         release in which this was a handler of single records."""
         if header(message.headers(), wire.HW_HANDLER) != self._name:
             return False
-        if is_stale(message, tp, b"", self._fences[tp.partition]):
+        if self._fences[tp.partition].is_stale(message, tp):
             self.metrics.stale_retries += 1
             return False
         return True

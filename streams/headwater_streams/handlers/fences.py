@@ -4,8 +4,8 @@ A worker keeps in memory how many records of each key wait in the delay tiers an
 rebalance loses that memory, so whoever receives a partition first reads these topics from their committed offsets to
 their ends, keys only, and knows again. Until then no record of the partition runs.
 
-Each assignment marks what it writes to these topics (``hw-fence``). A record beyond the end that the reading found,
-with another mark, comes from a worker that had already lost the partition; see ``is_stale``.
+Each assignment marks what it writes to these topics (``hw-fence``). What somebody else wrote than the owner of that
+time is dropped; see ``owners``.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ from headwater_streams.handlers.ahead import Ahead
 from headwater_streams.handlers.failure import FENCE, HOLD, HOLDS, header
 from headwater_streams.handlers.family import Family
 from headwater_streams.handlers.message import Message
+from headwater_streams.handlers.owners import Owners, owner_at
 from headwater_streams.transport.errors import kafka_error, translate
 
-__all__ = ["Done", "Fences", "is_stale", "original_offset", "read_fences", "reading_fences"]
+__all__ = ["Done", "Fences", "Ranges", "ReadFences", "original_offset", "read_fences", "reading_fences"]
 
 Done = Mapping[TP, Mapping[str, Ahead]]
+Ranges = Mapping[TP, tuple[int, int]]
 
 _IDLE_POLLS = 50
 
@@ -38,13 +40,20 @@ class Fences:
     which offset, and up to where was read.
 
     Args:
+        epoch: what this assignment marks all with that it writes.
         done: what the last commit told of each partition, by handler: that does not wait any more.
+        owners: who could write to each retry topic before us.
+
+    Attributes:
+        ends: where each retry topic ended when we began: from there on only our mark counts.
     """
 
-    __slots__ = ("done", "ends", "holds", "parked", "retrying")
+    __slots__ = ("done", "ends", "epoch", "holds", "owners", "parked", "retrying")
 
-    def __init__(self, done: Mapping[TP, Mapping[str, Ahead]] | None = None) -> None:
-        self.done = done or {}
+    def __init__(self, epoch: bytes, done: Done, owners: Mapping[TP, Owners]) -> None:
+        self.epoch = epoch
+        self.done = done
+        self.owners = owners
         self.retrying: dict[str, dict[bytes, int]] = {}
         self.parked: dict[str, dict[bytes, int]] = {}
         self.holds: dict[str, dict[bytes, int]] = {}
@@ -56,9 +65,10 @@ class Fences:
         if key is None:
             return
         headers = message.headers()
+        tp = TP(message.topic(), message.partition())
         handler = (header(headers, wire.HW_HANDLER) or b"").decode("utf-8", "replace")
-        done = self.done_of(handler, TP(message.topic(), message.partition()))
-        if done is not None and message.offset() in done:
+        done = self.done_of(handler, tp)
+        if (done is not None and message.offset() in done) or self.is_stale(message, tp):
             return
         keys = (self.parked if parked else self.retrying).setdefault(handler, {})
         keys[key] = keys.get(key, 0) + 1
@@ -75,6 +85,25 @@ class Fences:
         """What of a partition the handler has settled beyond the committed offset."""
         return self.done.get(tp, {}).get(handler)
 
+    def is_stale(self, message: Message, tp: TP) -> bool:
+        """Whether this record of a retry topic was written by somebody who was not the owner: drop it.
+
+        That worker could not commit that the source of the copy is settled, so the source is read again. Run as well,
+        an old event would come after newer ones, or, if some of its copies were dropped before, a newer one first.
+        What an operator redrove has no mark and is never stale.
+        """
+        mark = header(message.headers(), FENCE)
+        if mark is None:
+            return False
+        if message.offset() >= self.ends.get(tp, 0):
+            return mark != self.epoch
+        owner = owner_at(self.owners.get(tp, ()), message.offset())
+        return owner is not None and mark != owner
+
+
+ReadFences = Callable[[Family, Fences, Ranges], Awaitable[Fences]]
+"""Fills empty fences with what waits in these ranges of a family's retry topics, and gives them back."""
+
 
 def original_offset(message: Message) -> int:
     """The offset that a record of a retry topic had in the topic itself; -1 when it does not say."""
@@ -82,42 +111,22 @@ def original_offset(message: Message) -> int:
     return int(raw) if raw is not None and raw.isdigit() else -1
 
 
-def is_stale(message: Message, tp: TP, epoch: bytes, fences: Fences) -> bool:
-    """Whether this record was written by a worker that had lost the partition and did not know yet: drop it.
-
-    That worker could not commit any more, so the source of the record is read again by us, and this copy would only
-    run an old event after newer ones. Not stale: what this assignment wrote (its mark is ``epoch``), what its
-    activation found (``fences``), and what an operator redrove (no mark).
-    """
-    mark = header(message.headers(), FENCE)
-    return mark is not None and mark != epoch and message.offset() >= fences.ends.get(tp, 0)
-
-
-def reading_fences(
-    kafka: KafkaSettings, isolation: str = "read_committed"
-) -> Callable[[Family, int, Mapping[TP, tuple[int, int]], Done], Awaitable[Fences]]:
+def reading_fences(kafka: KafkaSettings, isolation: str = "read_committed") -> ReadFences:
     """``read_fences`` of these brokers, off the loop."""
 
-    async def read(family: Family, partition: int, ranges: Mapping[TP, tuple[int, int]], done: Done) -> Fences:
-        return await asyncio.to_thread(read_fences, kafka, family, partition, ranges, done, isolation)
+    async def read(family: Family, fences: Fences, ranges: Ranges) -> Fences:
+        return await asyncio.to_thread(read_fences, kafka, family, fences, ranges, isolation)
 
     return read
 
 
-def read_fences(
-    kafka: KafkaSettings,
-    family: Family,
-    partition: int,
-    ranges: Mapping[TP, tuple[int, int]],
-    done: Done,
-    isolation: str,
-) -> Fences:
-    """Read ``ranges`` (first and end offset of each tier and parking partition). Blocks; run it in a thread.
+def read_fences(kafka: KafkaSettings, family: Family, fences: Fences, ranges: Ranges, isolation: str) -> Fences:
+    """Fill empty ``fences`` with what waits in ``ranges`` (first and end offset of each tier and parking partition).
+    Blocks; run it in a thread.
 
     Raises:
         BrokerUnavailable: the log could not be read to its end.
     """
-    fences = Fences(done)
     fences.ends = {tp: end for tp, (_, end) in ranges.items()}
     wanted = {tp: bounds for tp, bounds in ranges.items() if bounds[0] < bounds[1]}
     if not wanted:
@@ -137,7 +146,7 @@ def read_fences(
         consumer.assign([TopicPartition(tp.topic, tp.partition, start) for tp, (start, _) in wanted.items()])
         _read(consumer, family, wanted, fences)
     except KafkaException as exc:
-        raise translate(kafka_error(exc), f"reading what waits of {family.topic}[{partition}]") from exc
+        raise translate(kafka_error(exc), f"reading what waits of {family.topic}") from exc
     finally:
         consumer.close()
     return fences

@@ -20,7 +20,7 @@ from headwater_streams.handlers.ahead import Ahead
 from headwater_streams.handlers.emitter import Outlet
 from headwater_streams.handlers.failure import HOLD, header
 from headwater_streams.handlers.family import Family
-from headwater_streams.handlers.fences import Fences, is_stale
+from headwater_streams.handlers.fences import Fences
 from headwater_streams.handlers.lanes import NOWHERE, Origin, Record
 from headwater_streams.handlers.message import Message
 from headwater_streams.handlers.partition_tasks import PartitionTasks
@@ -114,7 +114,7 @@ class Orphans:
 
     def activate(self, partition: int, fences: Fences) -> None:
         """Accept records of this partition."""
-        self._epochs[partition] = b"orphan"
+        self._epochs[partition] = fences.epoch
         self._fences[partition] = fences
 
     async def drain(self, partitions: Collection[TP], limit: float) -> None:
@@ -166,7 +166,7 @@ class Orphans:
             if name in self._names or header(message.headers(), HOLD) is not None:  # a mark is no event
                 continue
             # No assignment of ours writes such records, so a mark says: ours at activation, or a zombie's.
-            if is_stale(message, tp, b"", fences):
+            if fences.is_stale(message, tp):
                 self.metrics.stale_retries += 1
                 continue
             self.metrics.consumed += 1

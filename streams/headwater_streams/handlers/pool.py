@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+import secrets
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from time import perf_counter
 from typing import Protocol
 
 from faust.types import TP
 
 from headwater_streams.handlers.agent import BatchChannel
-from headwater_streams.handlers.ahead import Ahead, TooFarAhead, decode, encode
+from headwater_streams.handlers.ahead import Ahead, TooFarAhead, decode, decode_owners, encode
 from headwater_streams.handlers.family import Family
-from headwater_streams.handlers.fences import Done, Fences
+from headwater_streams.handlers.fences import Fences, ReadFences
 from headwater_streams.handlers.message import Message
+from headwater_streams.handlers.owners import Owners, succeeded
 from headwater_streams.handlers.together import Together
 from headwater_streams.metrics import HandlerMetrics, WorkerMetrics
 from headwater_streams.transport.waiting import until_available
 
-__all__ = ["HandlerPool", "HandlerRunner", "Membership", "ReadFences"]
+__all__ = ["HandlerPool", "HandlerRunner", "Membership"]
 
 logger = logging.getLogger(__name__)
-
-
-ReadFences = Callable[[Family, int, Mapping[TP, tuple[int, int]], Done], Awaitable[Fences]]
 
 
 class HandlerRunner(Protocol):
@@ -79,6 +78,8 @@ class Membership(Protocol):
 
     def commit_soon(self, offsets: Mapping[TP, int], told: Mapping[TP, str]) -> bool: ...
 
+    async def commit_told(self, offsets: Mapping[TP, int], told: Mapping[TP, str]) -> None: ...
+
 
 class HandlerPool:
     """Routes batches to runners and answers rebalances. Belongs to the event loop's thread.
@@ -123,10 +124,13 @@ class HandlerPool:
         self._activations: dict[TP, asyncio.Task[None]] = {}
         self._ask_committed = Together(group.committed_told)
         self._ask_watermarks = Together(group.watermarks)
+        self._commit_begun = Together(self._commit_first)
+        self._first: dict[TP, tuple[int, str]] = {}
         self._active: set[TP] = set()  # topic partitions whose family runs
         self._blocked: dict[int, asyncio.Task[None]] = {}
         self._committed: dict[TP, int] = {}
         self._told: dict[TP, str] = {}
+        self._owners: dict[TP, Owners] = {}
         metrics.assigned = lambda: len(self._assigned)
         metrics.gaps = self._gaps
 
@@ -210,17 +214,33 @@ class HandlerPool:
         siblings = self._siblings(main)
         returning = siblings - {main}
         answer, told = await until_available(lambda: self._ask_committed(siblings))
-        committed = {tp: answer[tp] for tp in siblings}
         marks = await until_available(lambda: self._ask_watermarks(returning))
-        ranges = {tp: (max(committed[tp] or 0, marks[tp][0]), marks[tp][1]) for tp in returning}
-        done = {tp: decode(committed[tp] or 0, told[tp]) for tp in siblings}
-        fences = await until_available(lambda: self._fences(family, main.partition, ranges, done))
+        ranges = {tp: (max(answer[tp] or 0, marks[tp][0]), marks[tp][1]) for tp in returning}
+        done = {tp: decode(answer[tp] or 0, told[tp]) for tp in siblings}
+        before = {tp: decode_owners(told[tp]) for tp in ranges}
+        epoch = secrets.token_hex(4).encode()
+        for tp, (start, end) in ranges.items():
+            self._owners[tp] = owners = succeeded(before[tp], end, epoch)
+            self._first[tp] = start, encode(start, done[tp], owners)
+        await until_available(lambda: self._commit_begun(ranges.keys()))
+        fences = await until_available(lambda: self._fences(family, Fences(epoch, done, before), ranges))
         for runner in self._concerned(siblings):
             runner.activate(main.partition, fences)
-        self._committed.update({tp: offset for tp, offset in committed.items() if offset is not None})
+        if (at := answer[main]) is not None:
+            self._committed[main] = at
+        for tp in ranges:
+            self._committed[tp], self._told[tp] = self._first.pop(tp)
         self._active.add(main)
         self._group.resume(siblings)
         self._metrics.rebalance_seconds.observe(perf_counter() - started)
+
+    async def _commit_first(self, partitions: Collection[TP]) -> None:
+        """Say to the group that from here on what we write to these retry topics counts, and nobody else's; see
+        ``owners``."""
+        first = {tp: self._first[tp] for tp in partitions}
+        await self._group.commit_told(
+            {tp: offset for tp, (offset, _) in first.items()}, {tp: text for tp, (_, text) in first.items()}
+        )
 
     def _activated(self, task: asyncio.Task[None], main: TP) -> None:
         if self._activations.get(main) is task:
@@ -266,6 +286,8 @@ class HandlerPool:
         for tp in families:
             self._committed.pop(tp, None)
             self._told.pop(tp, None)
+            self._owners.pop(tp, None)
+            self._first.pop(tp, None)
         self._on_gone(frozenset(tp for tp in families if self._family_of[tp.topic].topic == tp.topic))
 
     def _whole(self, partitions: Collection[TP]) -> set[TP]:
@@ -332,19 +354,27 @@ class HandlerPool:
         self._committed.update(offsets)
         self._told.update({tp: told.get(tp, "") for tp in offsets})
 
+    def uncommitted(self, partitions: Collection[TP]) -> None:
+        """The brokers refused, or lost, what was on its way: it is part of the next ``marks``."""
+        for tp in partitions:
+            self._committed.pop(tp, None)
+            self._told.pop(tp, None)
+
     def _ahead(self, bases: Mapping[TP, int]) -> dict[TP, str]:
         parts: dict[TP, dict[str, Ahead]] = {}
         for runner in self._concerned(bases):
             for tp, part in runner.ahead(bases).items():
                 parts.setdefault(tp, {})[runner.metrics.handler] = part
-        told = {}
-        for tp, part_of in parts.items():
-            try:
-                told[tp] = encode(bases[tp], part_of)
-            except TooFarAhead:
-                if self._exact:
-                    raise
-        return told
+        return {tp: self._tell(tp, base, parts.get(tp, {})) for tp, base in bases.items()}
+
+    def _tell(self, tp: TP, base: int, parts: Mapping[str, Ahead]) -> str:
+        owners = self._owners.get(tp, ())
+        try:
+            return encode(base, parts, owners)
+        except TooFarAhead:
+            if self._exact:
+                raise
+            return encode(base, {}, owners)
 
     def _lowest(self, partitions: Collection[TP]) -> dict[TP, int]:
         """The lowest unsettled offset of each partition that all its runners have been fed of."""

@@ -11,7 +11,7 @@ from headwater_schemas import wire
 from headwater_schemas.clock import Clock
 from headwater_streams.handlers.failure import FENCE, HOLD, header
 from headwater_streams.handlers.family import Family
-from headwater_streams.handlers.fences import Fences, is_stale
+from headwater_streams.handlers.fences import Fences
 from headwater_streams.handlers.lanes import NOWHERE, Origin, Record
 from headwater_streams.handlers.message import Headers, Message
 from headwater_streams.handlers.settler import PartitionControl
@@ -59,12 +59,12 @@ class Returns:
         """Records read back and not settled."""
         return sum(self._held.values())
 
-    def take(self, message: Message, tp: TP, epoch: bytes, fences: Fences, ordered: bool) -> None:
+    def take(self, message: Message, tp: TP, fences: Fences, ordered: bool) -> None:
         """Accept one record that was read back."""
         headers = message.headers()
         if _text(headers, wire.HW_HANDLER) != self._handler:
             return  # another handler's; its own runner holds the offset back
-        if is_stale(message, tp, epoch, fences):
+        if fences.is_stale(message, tp):
             self._metrics.stale_retries += 1
             return
         # What an operator redrove has no mark, and the fences do not know of it.

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -195,7 +194,7 @@ class Runner:
 
     def activate(self, partition: int, fences: Fences) -> None:
         """Accept records of this partition, of the topic and of its family; call it before feeding any."""
-        self._epochs[partition] = secrets.token_hex(4).encode()
+        self._epochs[partition] = fences.epoch
         self._fences[partition] = fences
         retrying = fences.retrying.get(self.spec.name, {})
         parked = fences.parked.get(self.spec.name, {})
@@ -300,9 +299,8 @@ class Runner:
             if not self._waking:
                 self._kick()
             return
-        epoch = self._epochs[tp.partition]
         for message in messages:
-            self._returns.take(message, tp, epoch, fences, self.spec.ordered)
+            self._returns.take(message, tp, fences, self.spec.ordered)
 
     def reset(self, tp: TP, offset: int) -> None:
         """The partition is read again from ``offset``; what of it is in memory is dropped, what runs is not."""

@@ -14,7 +14,7 @@ from headwater_schemas.clock import Clock
 from headwater_schemas.errors import HeadwaterError, UnknownTopic
 from headwater_schemas.partitioner import partition_for
 from headwater_streams.handlers.family import Family
-from headwater_streams.handlers.fences import Done, Fences
+from headwater_streams.handlers.fences import Fences, Ranges
 from headwater_streams.handlers.message import Headers, Message
 
 __all__ = ["MemoryBroker", "MemoryMessage"]
@@ -149,9 +149,11 @@ class MemoryBroker:
         self.told.update({tp: told.get(tp, "") for tp in offsets})
         return True
 
-    async def fences(self, family: Family, partition: int, ranges: Mapping[TP, tuple[int, int]], done: Done) -> Fences:
+    async def commit_told(self, offsets: Mapping[TP, int], told: Mapping[TP, str]) -> None:
+        self.commit_soon(offsets, told)
+
+    async def fences(self, family: Family, fences: Fences, ranges: Ranges) -> Fences:
         """What ``read_fences`` finds on Kafka."""
-        fences = Fences(done)
         fences.ends = {tp: end for tp, (_, end) in ranges.items()}
         for tp, (start, end) in ranges.items():
             for message in self.topics[tp.topic][tp.partition][start:end]:

@@ -175,6 +175,14 @@ class StreamKit:
             self._pool.drop()
             self._pool = None
 
+    async def revoke(self, limit: Duration = 30.0) -> None:
+        """Give every partition up, as in a rebalance: finish what runs within ``limit``, commit, forget. ``start``
+        again, or another kit on the same broker, to go on."""
+        assert self._pool is not None
+        offsets, told = await self._pool.revoked(set(self._positions), seconds(limit))
+        self.broker.commit_soon(offsets, told)
+        await self.crash()
+
     # -- looking --------------------------------------------------------------------------------------------------
 
     def records(self, topic: str) -> list[MemoryMessage]:

@@ -333,6 +333,10 @@ class Consumer(faust_consumer.Consumer):
             self._agent_tps -= agents
             self._regroup_soon()
 
+    def on_uncommitted(self, partitions: frozenset[TP]) -> None:
+        if self.pool is not None:
+            self.pool.uncommitted(self._handled(partitions))
+
     def _handled(self, partitions: Iterable[TP]) -> set[TP]:
         topics = self.pool.topics if self.pool is not None else frozenset()
         return {tp for tp in partitions if tp.topic in topics}

@@ -22,7 +22,7 @@ from typing import Any, Literal, Protocol, TypeVar, cast
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 from faust.types import TP
 
-from headwater_schemas.errors import HeadwaterError, UsageError
+from headwater_schemas.errors import BrokerUnavailable, HeadwaterError, UsageError
 from headwater_schemas.settings import KafkaSettings
 from headwater_streams.handlers.message import Message
 from headwater_streams.transport.complaints import Complaints
@@ -119,7 +119,7 @@ Marks = tuple[Mapping[TP, int], Mapping[TP, str]]
 
 
 class GroupListener(Protocol):
-    """Who is told of a rebalance. All three are called in the event loop."""
+    """Who is told of rebalances and failed commits. All is called in the event loop."""
 
     def on_assigned(self, partitions: frozenset[TP]) -> None:
         """Partitions are ours, paused. Must not block; resume them when ready."""
@@ -134,6 +134,10 @@ class GroupListener(Protocol):
 
     def on_lost(self, partitions: frozenset[TP]) -> None:
         """Partitions are already somebody else's: forget them, commit nothing."""
+        ...
+
+    def on_uncommitted(self, partitions: frozenset[TP]) -> None:
+        """A commit that was sent without waiting failed for these: commit them again."""
         ...
 
 
@@ -164,6 +168,7 @@ class GroupConsumer:
         self._answered = 0  # those it began, counted by itself
         self._joined = False
         self._followed = False
+        self._commits: dict[frozenset[tuple[TP, int, str]], asyncio.Future[None]] = {}  # waited for; poll thread only
         self._complaints = Complaints("consumer")
 
     @property
@@ -381,6 +386,28 @@ class GroupConsumer:
         for position in answer or []:
             if position.error is not None:
                 raise translate(position.error, f"committing offset of {position.topic}[{position.partition}]")
+
+    async def commit_told(self, offsets: Mapping[TP, int], told: Mapping[TP, str]) -> None:
+        """Commit offsets with their metadata and wait for the answer; polls and rebalances go on meanwhile.
+
+        Raises:
+            BrokerUnavailable: not committed, or not known; perhaps the partitions are somebody else's.
+            NotPermitted: the group is not ours to commit to.
+        """
+        assert self._loop is not None, "start() first"
+        answer: asyncio.Future[None] = self._loop.create_future()
+        await self._call(self._commit_told, offsets, told, answer)
+        await answer
+
+    def _commit_told(self, offsets: Mapping[TP, int], told: Mapping[TP, str], answer: asyncio.Future[None]) -> None:
+        if not self._assigned.issuperset(offsets):
+            raise BrokerUnavailable("committing offsets of partitions that a rebalance has just taken away")
+        positions = positions_of(offsets, told)
+        try:
+            self.raw.commit(offsets=positions, asynchronous=True)
+        except KafkaException as exc:
+            raise translate(kafka_error(exc), "committing offsets") from exc
+        self._commits[_contents(positions)] = answer
 
     def commit_soon(self, offsets: Mapping[TP, int], told: Mapping[TP, str]) -> bool:
         """Send the commit and return; a failure is logged and the next commit covers it.
@@ -612,8 +639,29 @@ class GroupConsumer:
             self._complaints.add(error)
 
     def _on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
-        if error is not None and error.code() != KafkaError._NO_OFFSET:
+        assert self._loop is not None
+        failed = [position for position in partitions if position.error is not None]
+        error = error or (failed[0].error if failed else None)
+        answer = self._commits.pop(_contents(partitions), None)
+        if answer is not None:
+            outcome = None if error is None else translate(error, "committing offsets")
+            self._loop.call_soon_threadsafe(_tell, answer, outcome)
+        elif error is not None and error.code() != KafkaError._NO_OFFSET:
             logger.warning("commit failed, the next one covers it: %s (%s)", error.str(), error.name())
+            self._loop.call_soon_threadsafe(self._listener.on_uncommitted, _tps(failed or partitions))
+
+
+def _tell(answer: asyncio.Future[None], outcome: HeadwaterError | None) -> None:
+    if answer.done():
+        return  # nobody waits any more
+    if outcome is None:
+        answer.set_result(None)
+    else:
+        answer.set_exception(outcome)
+
+
+def _contents(positions: Iterable[TopicPartition]) -> frozenset[tuple[TP, int, str]]:
+    return frozenset((TP(at.topic, at.partition), at.offset, at.metadata or "") for at in positions)
 
 
 def positions_of(offsets: Mapping[TP, int], told: Mapping[TP, str]) -> list[TopicPartition]:
