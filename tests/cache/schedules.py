@@ -37,6 +37,8 @@ from headwater_schemas.clock import ManualClock
 
 KEYS = ("a", "b")
 POLICY = CachePolicy(soft_ttl=60, hard_ttl=120, negative_ttl=10, fence_ttl=600, stale_if_error=30, wait="50ms")
+_NAMES = 4096  # more than are played at once
+
 T = TypeVar("T")
 Talk = Generator[Sequence[Command], list[Any], T]
 """What a schedule says to Redis: commands out, replies in. So many schedules can share one round trip."""
@@ -71,7 +73,7 @@ class Schedule:
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
         self.clock = ManualClock()
-        self.name = f"s{self.mode}{self.seed}"
+        self.name = f"s{self.mode}{self.seed % _NAMES}"  # a name for ever would be as many metrics
         self.table = Table()
         self.log = MemoryLog("table.changes")
         self.partition = TopicPartition("table.changes", 0)

@@ -28,7 +28,13 @@ from headwater_producers.errors import OutboxUnavailable
 from headwater_producers.outbox import Outbox, OutboxEvent, Relay, RelaySettings, create_outbox
 from headwater_producers.outbox.table import OutboxLane
 from headwater_schemas.catalogue import Catalogue
-from headwater_schemas.errors import BrokerUnavailable, InvalidValue, SettingError, UnknownTopic, UsageError
+from headwater_schemas.errors import (
+    BrokerUnavailable,
+    InvalidValue,
+    SettingError,
+    UnknownTopic,
+    UsageError,
+)
 from headwater_schemas.partitioner import partition_for
 from headwater_schemas.settings import Environment
 from producers.broker import Broker
@@ -191,6 +197,18 @@ def test_the_columns_are_debeziums(engine: Engine, outbox: Outbox, topic_name: s
     assert first[:4] == ("event-1", topic_name, "o-7", topic_name)
     assert bytes(first[4])[:1] == b"\0"
     assert second == ("event-2", f"{topic_name}-compacted", "o-8", f"{topic_name}-compacted", None)
+
+
+def test_an_outbox_of_the_settings_uses_the_registry_that_they_name_and_closes_it(
+    engine: Engine, env: Environment
+) -> None:
+    with Outbox.from_env(source="weather-service", env=env) as outbox, Session(engine) as session, session.begin():
+        with pytest.raises(InvalidValue, match="airport"):
+            outbox.add(session, "weather.observed", {}, "EWR")
+    registry = outbox._own_registry
+    assert registry is not None
+    with pytest.raises(UsageError, match="closed"):
+        registry.register("weather.observed-value", SCHEMA)
 
 
 def test_what_is_wrong_is_said_before_the_transaction_knows_of_it(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headwater_ops.stack import Endpoints, Service, Stack
+from headwater_ops.testing.janitor import stopped_at_end
 from headwater_ops.testing.network import Network
 
 __all__ = ["Servers", "servers"]
@@ -30,16 +31,13 @@ class Servers:
 
 @contextmanager
 def servers(folder: Path, *services: Service, brokers: int = 1) -> Iterator[Servers]:
-    """An embedded stack of its own, on free ports, with a network; gone with its data at the end.
+    """An embedded stack of its own, on free ports, with a network; gone at the end, also when this process is killed.
 
     Args:
         services: as of ``Stack.up``; none means all.
     """
-    with Network(brokers) as network:
+    with stopped_at_end(folder), Network(brokers) as network:
         stack = Stack(folder, ports="free", brokers=brokers, advertised=network.advertised, broker_properties=_BROKER)
-        try:
-            endpoints = stack.up(*services)
-            network.connect(stack)
-            yield Servers(stack, endpoints, network)
-        finally:
-            stack.down(wipe=True)
+        endpoints = stack.up(*services)
+        network.connect(stack)
+        yield Servers(stack, endpoints, network)

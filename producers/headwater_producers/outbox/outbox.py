@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from types import TracebackType
 from typing import Any, Protocol, Self
 
 import msgspec
@@ -54,17 +55,33 @@ class Outbox:
         self._codec = registry if isinstance(registry, Codec) else Codec(catalogue, registry)
         self._envelope = Envelope(source, clock or SystemClock())
         self._contracts: dict[str, Contract] = {}
+        self._own_registry: Registry | None = None
 
     @classmethod
     def from_env(cls, *, source: str, env: Environment | None = None) -> Self:
-        """By the ``HEADWATER_*`` settings of catalogue and registry.
+        """By the ``HEADWATER_*`` settings of catalogue and registry. ``close`` it, or use it as a context manager, for
+        the connection to the registry.
 
         Raises:
             SettingError: a setting is unknown or malformed.
             UsageError: the catalogue is wrong.
         """
         env = env or Environment()
-        return cls(Catalogue.from_env(env), Registry(RegistrySettings.from_env(env)), source=source)
+        registry = Registry(RegistrySettings.from_env(env))
+        outbox = cls(Catalogue.from_env(env), registry, source=source)
+        outbox._own_registry = registry
+        return outbox
+
+    def close(self) -> None:
+        """Let go of the registry, if it is ours (see ``from_env``). Rows are the database's: nothing waits here."""
+        if self._own_registry is not None:
+            self._own_registry.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
 
     def add(
         self,

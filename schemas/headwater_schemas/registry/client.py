@@ -49,6 +49,7 @@ class Registry(SchemaRegistry):
             config["basic.auth.user.info"] = f"{settings.username}:{settings.password or ''}"
         files = {"ca": settings.ca, "certificate": settings.cert, "key": settings.key}
         config |= {f"ssl.{name}.location": path for name, path in files.items() if path is not None}
+        self._closed = False
         try:
             self._client = SchemaRegistryClient(config)
         except (ssl.SSLError, OSError, ValueError) as exc:
@@ -85,6 +86,7 @@ class Registry(SchemaRegistry):
         self._call(self._client.set_config, subject, ServerConfig(compatibility=ConfigCompatibilityLevel(level)))
 
     def close(self) -> None:
+        self._closed = True
         self._client.close()
 
     def _fetch(self, schema_id: int) -> Schema:
@@ -116,6 +118,8 @@ class Registry(SchemaRegistry):
         # The HTTP library that the client picked (httpx or httpx2): its errors come through unchanged.
         from confluent_kafka.schema_registry.common._httpx_compat import httpx
 
+        if self._closed:
+            raise UsageError("this client of the schema registry is closed: make a new one")
         try:
             answer = request(*arguments)
         except SchemaRegistryError as exc:
