@@ -209,7 +209,7 @@ class AsyncDriver:
             case Pause(duration):
                 return await asyncio.sleep(duration)
             case Join(future, timeout):
-                return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), timeout)
+                return await _joined(future, timeout)
             case Call(function, args):
                 if inspect.iscoroutinefunction(function):
                     return await function(*args)
@@ -230,6 +230,13 @@ class AsyncDriver:
         """Wait for what runs in the background."""
         while self._background:
             await asyncio.wait(self._background)
+
+
+async def _joined(future: Future[T], timeout: float | None) -> T:
+    """The result, if it comes in time. What comes later concerns others, and is no failure that nobody has seen."""
+    waiter = asyncio.wrap_future(future)
+    waiter.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return await asyncio.wait_for(asyncio.shield(waiter), timeout)
 
 
 def _plain(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:

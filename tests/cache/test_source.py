@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -292,6 +293,31 @@ async def test_one_flight_is_shared_while_redis_is_away(table: Table) -> None:
 
     assert {reading.value for reading in readings} == {7}
     assert loads == 1
+
+
+async def test_a_load_that_fails_after_its_waiters_left_is_told_to_its_pilot_alone(make: Make) -> None:
+    """The event loop does not hear of a failure that nobody has seen."""
+    cache, heard = make(policy=CachePolicy(wait="10ms", passers=0)), []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: heard.append(context["message"]))
+    entered, left = asyncio.Event(), asyncio.Event()
+
+    async def failing() -> Loaded[int]:
+        entered.set()
+        await left.wait()
+        raise OSError("away")
+
+    pilot = asyncio.create_task(cache.aload("a", failing))
+    await entered.wait()
+    with pytest.raises(SourceBusy):
+        await cache.aload("a", failing)
+    left.set()
+    with pytest.raises(SourceFailed):
+        await pilot
+    del pilot
+    await cache.aclose()
+    gc.collect()
+
+    assert heard == []
 
 
 async def test_a_cancelled_load_lets_another_fly(make: Make, table: Table) -> None:
