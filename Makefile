@@ -139,6 +139,9 @@ bench-cache-memory: setup ## bytes of Redis memory per entry, against plain keys
 bench-cache-sync: setup ## change events into Redis per second, and emit to visible at 10,000/s (ARGS="--json")
 	@$(CACHE_BENCH)/cache_sync.py $(ARGS)
 
+bench-cache-reads: setup ## reads with the cache against PostgreSQL alone: hits, p99, and Redis silent or killed (ARGS="--json")
+	@$(CACHE_BENCH)/cache_reads.py $(ARGS)
+
 # --- streams -----------------------------------------------------------------------------------------------------
 .PHONY: chaos chaos-app chaos-demo bench-handler bench-io bench-retry bench-rebalance bench-soak
 HANDLER_PEERS := .bench/handler-peers
