@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from headwater_cache.entry import HEADER_SIZE, unpack
+from headwater_cache.entry import Entry, unpack
 from headwater_cache.space import Space
 from headwater_cache.steps import Ask, Batch, Step
 from headwater_schemas.errors import NotDecodable, UsageError
@@ -24,6 +24,7 @@ class CacheStats(msgspec.Struct, frozen=True):
         entries: entries that were looked at.
         complete: whether that is all of them; else the limit ended the scan, and ``states`` are of a sample.
         states: entries by state: V value, T tombstone, N negative, F fence; ``?`` another program's.
+        lasting: values that never expire: in a view all of them, in a cache none unless its policy says so.
         payload_bytes: mean encoded size of a value.
         redis_bytes: mean memory of an entry as Redis counts it (MEMORY USAGE), name and all; 0 = not permitted.
         leases: loads and writes under way.
@@ -36,6 +37,7 @@ class CacheStats(msgspec.Struct, frozen=True):
     entries: int
     complete: bool
     states: Mapping[str, int]
+    lasting: int
     payload_bytes: float
     redis_bytes: float
     leases: int
@@ -52,7 +54,7 @@ def count(space: Space, limit: int) -> Step[CacheStats]:
     if space.cluster:
         raise UsageError("in a Cluster a namespace can not be counted from here: scan each primary for its prefix")
     states: Counter[str] = Counter()
-    values = payload = measured = memory = leases = 0
+    values = payload = measured = memory = leases = lasting = 0
     cursor, complete = b"0", False
     while not complete and states.total() < limit:
         cursor, names = yield Ask(("SCAN", cursor, "MATCH", f"{space.prefix}*", "COUNT", _PAGE))
@@ -66,17 +68,18 @@ def count(space: Space, limit: int) -> Step[CacheStats]:
             raise data
         known = [size for size in sizes if isinstance(size, int)]
         memory, measured = memory + sum(known), measured + len(known)
-        for entry in data:
-            state, size = _of(entry)
-            states[state] += 1
-            if state == "V":
-                values, payload = values + 1, payload + size
+        for found in map(_entry, data):
+            states[found.state if found else "?"] += 1
+            if found and found.state == "V":
+                values, payload = values + 1, payload + len(found.payload)
+                lasting += not found.hard
     return CacheStats(
         space.name,
         space.epoch,
         states.total(),
         complete,
         dict(states),
+        lasting,
         round(payload / values, 1) if values else 0.0,
         round(memory / measured, 1) if measured else 0.0,
         leases,
@@ -84,14 +87,14 @@ def count(space: Space, limit: int) -> Step[CacheStats]:
     )
 
 
-def _of(data: bytes | None) -> tuple[str, int]:
-    if data is None:  # gone meanwhile, or another type
-        return "?", 0
+def _entry(data: bytes | None) -> Entry | None:
+    """``None``: gone meanwhile, of another type, or another program's."""
+    if data is None:
+        return None
     try:
-        entry = unpack(data)
+        return unpack(data)
     except NotDecodable:
-        return "?", 0
-    return entry.state, len(data) - HEADER_SIZE
+        return None
 
 
 def _followed(space: Space) -> Step[tuple[tuple[int, int], Mapping[str, int]]]:

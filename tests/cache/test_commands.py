@@ -11,6 +11,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from typer.testing import CliRunner, Result
 
-from cache.redis_server import free_port
+from cache.redis_server import RedisServer, free_port
 from cache.table import Table
 from headwater_cache import EntityCache, Loaded
 from headwater_ops.commands.cache import app
@@ -194,11 +195,26 @@ def test_a_view_is_not_invalidated(run: Run, redis_url: str, name: str) -> None:
 
     with EntityCache[int](name, redis_url, log=MemoryLog()) as view:
         view.put("k", 1)
-        refused = run("invalidate", name, "k")
+        for what in (("k",), ("--tag", "t")):
+            refused = run("invalidate", name, *what)
 
-        assert isinstance(refused.exception, UsageError)
-        assert "warm" in str(refused.exception)
+            assert isinstance(refused.exception, UsageError)
+            assert "warm" in str(refused.exception)
         assert view.get("k") == 1
+
+
+def test_a_redis_that_evicts_is_looked_into_as_well(tmp_path: Path, name: str) -> None:
+    """As the Redis of a cache does, where a view would be refused."""
+    server = RedisServer(tmp_path, "--maxmemory-policy", "allkeys-lfu")
+    env = _settings(server.url)
+    try:
+        with EntityCache(name, server.url, mode="cache", source=Table()) as cache:
+            cache.put("k", 1)
+        for command in (("get", name, "k"), ("explain", name, "k"), ("stats", name), ("invalidate", name, "k")):
+            result = CliRunner().invoke(app, command, env=env)
+            assert result.exit_code == 0, (command, result.output, result.exception)
+    finally:
+        server.kill()
 
 
 def test_wrong_use_says_what_to_pass(run: Run, name: str) -> None:

@@ -10,7 +10,8 @@ from headwater_ops.output import AsJson, print_json, print_table
 from headwater_schemas.errors import UsageError
 
 if TYPE_CHECKING:
-    from headwater_cache import EntityCache
+    from headwater_cache import EntityCache, Reading
+    from headwater_cache.space import Mode
 
 app = typer.Typer(no_args_is_help=True, help="Look into the cache.")
 
@@ -23,8 +24,7 @@ Domain = Annotated[str, typer.Option(help="Version domain of the cache: log, unl
 @app.command("get")
 def get(entity: Entity, key: Key, domain: Domain = "log", as_json: AsJson = False) -> None:
     """Print the value of KEY. Exit code 1 if it is not found."""
-    with _open(entity, domain) as cache:
-        reading = cache.read(key)
+    reading = _read(entity, key, domain)
     if reading.value is None:
         typer.echo(f"{entity} {key}: not found", err=True)
         raise typer.Exit(1)
@@ -41,7 +41,7 @@ def explain(entity: Entity, key: Key, domain: Domain = "log", as_json: AsJson = 
     """Show state, version, fence, lease, last refused write and watermarks of KEY."""
     from msgspec.structs import asdict
 
-    with _open(entity, domain) as cache:
+    with _open(entity, domain, "cache") as cache:
         explanation = cache.explain(key)
     if as_json:
         print_json(explanation)
@@ -75,7 +75,7 @@ def stats(
     """Count what ENTITY holds in Redis: entries by state, sizes, leases, watermarks. Scans."""
     from msgspec.structs import asdict
 
-    with _open(entity, "log") as cache:
+    with _open(entity, "log", "cache") as cache:
         found = cache.stats(limit=limit)
     if as_json:
         print_json(found)
@@ -92,31 +92,24 @@ def invalidate(
     tags: Annotated[
         list[str] | None, typer.Option("--tag", help="Everything that carries this tag; repeatable.")
     ] = None,
-    domain: Domain = "log",
 ) -> None:
     """Stop serving KEYs (or all that carries a tag) of a cache; their next reads ask the source.
 
     Not for a view, which has no source: there `headwater cache warm` fills everything anew.
     """
-    from headwater_cache import EntityCache, RedisSettings
+    import asyncio
+
+    from headwater_cache import RedisSettings
+    from headwater_ops.invalidating import invalidate
     from headwater_ops.stack.endpoints import environment
 
     if not keys and not tags:
         raise UsageError("name what to invalidate: KEYs, or --tag")
-    with _open(entity, domain) as cache:
-        for key in keys or ():
-            found = cache.explain(key)
-            if (found.state == "V" and found.hard is None) or (found.state == "F" and found.expires_in is None):
-                raise UsageError(
-                    f"{entity} is a view (what it holds never expires): there is no source to read {key!r} from; use "
-                    "`headwater cache warm` to fill it anew, or `audit --repair`"
-                )
-    with EntityCache[Any](entity, RedisSettings.from_env(environment()), mode="cache", domain=domain) as cache:
-        for key in keys or ():
-            typer.echo(f"{entity} {key}: {'invalidated' if cache.invalidate(key) else 'was absent'}")
-        if tags:
-            cache.invalidate_tags(*tags)
-            typer.echo(f"{entity}: invalidated what carries {', '.join(tags)}")
+    found = asyncio.run(invalidate(entity, RedisSettings.from_env(environment()), keys or (), tags or ()))
+    for key, was_there in found.items():
+        typer.echo(f"{entity} {key}: {'invalidated' if was_there else 'was absent'}")
+    if tags:
+        typer.echo(f"{entity}: invalidated what carries {', '.join(tags)}")
 
 
 @app.command("hot")
@@ -243,11 +236,24 @@ def _imported(target: str) -> EntityCache[Any]:
     return found
 
 
-def _open(entity: str, domain: str) -> EntityCache[Any]:
+def _read(entity: str, key: str, domain: str) -> Reading[Any]:
+    from headwater_cache import UnsafeRedis
+
+    try:
+        with _open(entity, domain, "view") as view:
+            return view.read(key)
+    except UnsafeRedis:  # it may evict, so what it holds is a cache
+        with _open(entity, domain, "cache") as cache:
+            return cache.read(key)
+
+
+def _open(entity: str, domain: str, mode: Mode) -> EntityCache[Any]:
+    """``cache`` opens a view as well: to look at what is there, and not to ask for what Redis a view needs."""
     from headwater_cache import EntityCache, RedisSettings
     from headwater_ops.stack.endpoints import environment
 
-    return EntityCache[Any](entity, RedisSettings.from_env(environment()), values=_AnyValues(), domain=domain)
+    settings = RedisSettings.from_env(environment())
+    return EntityCache[Any](entity, settings, mode=mode, values=_AnyValues(), domain=domain)
 
 
 class _AnyValues:

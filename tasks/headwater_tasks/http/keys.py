@@ -33,6 +33,7 @@ Scope = Literal[
     "dead-letters:write",
     "lag:read",
     "cache:read",
+    "cache:write",  # invalidate
 ]
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 

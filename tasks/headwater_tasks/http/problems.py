@@ -85,6 +85,7 @@ class ProblemError(Exception):
 _TITLES: Final = {
     "bad-request": "The request cannot be understood",
     "conflict": "The task is not in a state for this",
+    "no-source": "A view has no source to read anew from",
     "forbidden": "The key does not have the scope for this",
     "internal": "Something went wrong in here",
     "invalid": "Something in the request is not as it must be",
