@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from faust.types import TP
 
-from headwater_schemas.errors import CacheUnavailable, NotPermitted, UsageError
+from headwater_schemas.errors import CacheUnavailable, NotPermitted, RecordTooLarge, UsageError
 from headwater_streams import DeadLetter, EventContext, RecordBatch, Retry, RetryLater, StreamApp
 from headwater_streams.handlers.batch import BatchRunner
 from headwater_streams.handlers.failure import header
@@ -455,6 +455,28 @@ async def test_a_record_is_settled_only_when_what_it_emitted_is_acknowledged() -
 
     assert kit.values(OUT) == [order("a", 10)]
     assert (before, after) == ([0], [1])
+
+
+async def test_a_record_whose_emit_the_brokers_refuse_in_a_retry_dies_as_the_record_of_the_topic_that_it_is() -> None:
+    app = memory_app()
+
+    @app.handler(TOPIC, retry=Retry("1s"))
+    async def bill(value: dict[str, Any], event: EventContext) -> None:
+        if event.attempt == 0:
+            raise ValueError("not yet")
+        event.emit(OUT, value, key=value["key"])
+
+    async with StreamKit(app) as kit:
+        kit.send(TOPIC, order("b", 0), key="b")
+        kit.send(TOPIC, order("a", 1), key="a")
+        await kit.advance("0.5s")
+        kit.broker.refuse(OUT, RecordTooLarge("1 MB"))
+        await kit.advance("1s")
+        letters = kit.dead_letters(TOPIC)
+
+    told = [{name: value.decode() for name, value in letter.headers() or []} for letter in letters]
+    assert [(each["hw-original-topic"], each["hw-original-offset"]) for each in told] == [(TOPIC, "0"), (TOPIC, "1")]
+    assert [each["hw-reason"] for each in told] == ["too-large", "too-large"]
 
 
 async def test_a_dead_letter_topic_that_refuses_stops_the_partition_and_nothing_is_skipped() -> None:

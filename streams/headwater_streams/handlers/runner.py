@@ -686,7 +686,8 @@ class Runner:
     def _refused(self, event: EventContext, tp: TP, error: HeadwaterError) -> None:
         """The broker refused for good what a record emitted after its handler had returned."""
         self._serial += 1
-        record = Record(event.message, tp, Lane(self._serial, tp.partition))
+        origin = Origin.TOPIC if tp.topic == self.family.topic else Origin.TIER
+        record = Record(event.message, tp, Lane(self._serial, tp.partition), origin)
         reason: Reason = "too-large" if isinstance(error, RecordTooLarge) else "handler"
         self._settler.bury(record, error, reason, self._tell_settled)
 
