@@ -19,11 +19,14 @@ from headwater_cache.settings import RedisSettings
 from headwater_cache.steps import AsyncDriver, Command, SyncDriver
 from headwater_cache.topology import async_client, is_cluster, sync_client
 from headwater_schemas.clock import Clock
-from headwater_schemas.errors import CacheUnavailable, HeadwaterError, NotPermitted, UsageError
+from headwater_schemas.errors import CacheUnavailable, HeadwaterError, NotPermitted, SettingError, UsageError
 
 __all__ = ["Connection", "translate"]
 
 T = TypeVar("T")
+_REFUSALS = ("NOPERM", "ACL failure in script", "can't run this command", "can't access at least one of the keys")
+"""The first is a command's, the others are a script's: Valkey's and newer Redis's, older Redis's."""
+_UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"  # redis-py keeps OpenSSL's text, whatever it wraps it in
 
 
 def translate(exc: Exception) -> HeadwaterError:
@@ -39,6 +42,11 @@ def translate(exc: Exception) -> HeadwaterError:
             return CacheFull(f"Redis is at maxmemory and refuses writes: {exc}")
         case exceptions.MaxConnectionsError():
             return CacheUnavailable(f"no free connection to Redis in time; raise max_connections or send less: {exc}")
+        case exceptions.RedisError() | exceptions.RedisClusterException() | OSError() if _UNTRUSTED in str(exc):
+            return SettingError(
+                f"Redis's certificate is not trusted: {exc}; name the certificates (PEM) that signed it in "
+                "HEADWATER_REDIS_CA, and reach Redis by a name that its certificate holds"
+            )
         case exceptions.TimeoutError() | TimeoutError():
             return CacheUnavailable(f"Redis did not answer in time: {exc}")
         case exceptions.ConnectionError() | exceptions.ReadOnlyError() | exceptions.ClusterError() | OSError():
@@ -54,7 +62,7 @@ def _of_reply(exc: exceptions.ResponseError) -> HeadwaterError:
         return UsageError(f"a key of this namespace holds another type; another program uses it: {text}")
     if "OOM " in text:
         return CacheFull(f"Redis is at maxmemory and refuses writes: {text}")
-    if "NOPERM" in text or "can't run this command" in text:
+    if any(refusal in text for refusal in _REFUSALS):
         return NotPermitted(f"Redis refuses an operation to this user: {text}")
     return CacheUnavailable(f"Redis answered with an error: {text}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -24,7 +25,8 @@ class RedisSettings:
 
     Args:
         url: ``redis://[user:password@]host:port/db``, ``rediss://`` (TLS), ``unix://path``;
-            ``redis+sentinel://host:port,host:port/service/db``; ``redis+cluster://host:port,host:port``.
+            ``redis+sentinel://host:port,host:port/service/db``; ``redis+cluster://host:port,host:port``; both also with
+            ``rediss``, and then for the Sentinels and every node.
         timeout: seconds for one command and for one connection attempt. redis-py's own default is 5 s with ten retries,
             which made one GET hang for 25 s on a black hole.
         read_timeout: cache mode: seconds for a read, which has the source to go to; it also takes Redis for silent
@@ -33,6 +35,8 @@ class RedisSettings:
         max_connections: connections per process and kind of client; a caller waits ``timeout`` for a free one.
         replicas: so many must have a batch of change events before it counts as applied (WAIT); 0 = do not wait. It
             makes a failover lose less. No promise: a replica that did not answer may be the one that is promoted.
+        ca: with TLS: path of the certificates (PEM) that signed the server's; ``None`` = those of the system. The
+            certificate must hold the host that ``url`` names.
     """
 
     url: str
@@ -41,6 +45,7 @@ class RedisSettings:
     retries: int = 1
     max_connections: int = 20
     replicas: int = 0
+    ca: str | None = None
 
     def __post_init__(self) -> None:
         if urlsplit(self.url).scheme not in _SCHEMES:
@@ -62,6 +67,18 @@ class RedisSettings:
                 f"HEADWATER_REDIS_REPLICAS is {self.replicas}: pass 0 or more; with redis+cluster:// pass 0, because "
                 "WAIT speaks for one primary"
             )
+        if self.ca is not None:
+            self._check_ca(self.ca)
+
+    def _check_ca(self, path: str) -> None:
+        if not urlsplit(self.url).scheme.startswith("rediss"):
+            raise SettingError(
+                "HEADWATER_REDIS_CA is set and HEADWATER_REDIS_URL has no TLS: begin it with rediss, or unset the CA"
+            )
+        try:
+            ssl.create_default_context(cafile=path)
+        except OSError as exc:
+            raise SettingError(f"HEADWATER_REDIS_CA: {path} cannot be read as certificates (PEM): {exc}") from exc
 
     def __repr__(self) -> str:
         """Without the password."""
@@ -81,6 +98,7 @@ class RedisSettings:
             timeout=env.duration("HEADWATER_REDIS_TIMEOUT"),
             read_timeout=env.duration("HEADWATER_REDIS_READ_TIMEOUT"),
             replicas=env.integer("HEADWATER_REDIS_REPLICAS"),
+            ca=env.get("HEADWATER_REDIS_CA"),
         )
 
 

@@ -46,7 +46,7 @@ def sync_client(settings: RedisSettings, timeout: float | None = None) -> Client
         SettingError: the URL lacks a part.
     """
     target = _target(settings, timeout or settings.timeout)
-    bounds = _bounds(settings, settings.timeout)
+    bounds = _bounds(settings, settings.timeout) | _tls(settings)
     retry = Retry(NoBackoff(), settings.retries, _RETRIED)
     match target.kind:
         case "sentinel":
@@ -68,7 +68,7 @@ def async_client(settings: RedisSettings, timeout: float | None = None) -> Async
         SettingError: the URL lacks a part.
     """
     target = _target(settings, timeout or settings.timeout)
-    bounds = _bounds(settings, settings.timeout)
+    bounds = _bounds(settings, settings.timeout) | _tls(settings)
     retry = AsyncRetry(NoBackoff(), settings.retries, _RETRIED)
     match target.kind:
         case "sentinel":
@@ -86,16 +86,14 @@ def async_client(settings: RedisSettings, timeout: float | None = None) -> Async
 
 def _target(settings: RedisSettings, timeout: float) -> _Target:
     url = urlsplit(settings.url)
-    base, _, kind = url.scheme.partition("+")
+    _, _, kind = url.scheme.partition("+")
     if not kind:
-        return _Target("single", [], "", _bounds(settings, timeout))
-    options = _bounds(settings, timeout)
+        return _Target("single", [], "", _bounds(settings, timeout) | _trust(settings))
+    options = _bounds(settings, timeout) | _tls(settings)
     if url.username:
         options["username"] = unquote(url.username)
     if url.password:
         options["password"] = unquote(url.password)
-    if base == "rediss":
-        options["ssl"] = True
     service, _, db = url.path.strip("/").partition("/")
     if kind == "sentinel" and not service:
         raise SettingError("HEADWATER_REDIS_URL: name the service: redis+sentinel://host:port,host:port/service/db")
@@ -112,6 +110,15 @@ def _nodes(url: SplitResult) -> list[tuple[str, int]]:
             raise SettingError(f"HEADWATER_REDIS_URL: {place!r} is not host:port; several are separated by commas")
         nodes.append((host.strip("[]"), int(port)))
     return nodes
+
+
+def _tls(settings: RedisSettings) -> dict[str, Any]:
+    """For what is not made by redis-py's ``from_url``."""
+    return {"ssl": True, **_trust(settings)} if urlsplit(settings.url).scheme.startswith("rediss") else {}
+
+
+def _trust(settings: RedisSettings) -> dict[str, Any]:
+    return {} if settings.ca is None else {"ssl_ca_certs": settings.ca}
 
 
 def _bounds(settings: RedisSettings, timeout: float) -> dict[str, Any]:

@@ -85,6 +85,7 @@ SETTINGS: tuple[Setting, ...] = (
         "Redis: redis://, rediss:// (TLS), redis+sentinel:// or redis+cluster://.",
         secret=True,
     ),
+    Setting("HEADWATER_REDIS_CA", None, "Path of the CA certificates (PEM) that signed Redis's; needs rediss://."),
     Setting("HEADWATER_REDIS_TIMEOUT", "300ms", "Time limit of one Redis command and of one connection attempt."),
     Setting(
         "HEADWATER_REDIS_READ_TIMEOUT",

@@ -62,7 +62,7 @@ def test_a_user_who_may_not_run_the_scripts_is_refused_at_start(own: RedisServer
 def test_a_user_with_the_documented_rights_is_enough(own: RedisServer) -> None:
     """What docs/cache.md says to grant."""
     rights = "~{flights:* ~flights:* -@all +get +mget +set +del +getrange +setrange +pexpire +persist +pttl"
-    rights += " +hset +hsetnx +hget +hmget +hgetall +evalsha +script|load +info +ping +hello"
+    rights += " +hset +hsetnx +hget +hmget +hgetall +hincrby +evalsha +script|load +info +ping +hello"
     rights += " +client|setinfo +client|setname +select +incr +exists +time +scan +memory|usage"
     with own.client() as client:
         client.execute_command("ACL", "SETUSER", "app", "on", ">pw", *rights.split())

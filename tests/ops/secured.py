@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from confluent_kafka.admin import AdminClient
@@ -14,12 +12,9 @@ from confluent_kafka.admin._acl import AclBinding, AclOperation, AclPermissionTy
 from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
 from confluent_kafka.admin._scram import ScramCredentialInfo, ScramMechanism, UserScramCredentialUpsertion
 from confluent_kafka.cimpl import NewTopic
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from backends.embedded import embedded
+from certificates import authority
 from headwater_ops.stack.download import Downloads
 from headwater_ops.stack.endpoints import cache_dir
 from headwater_ops.stack.kafka import Broker, new_cluster_id
@@ -28,7 +23,6 @@ from headwater_schemas.settings import Environment
 
 __all__ = ["Secured", "secured_broker"]
 
-_Key = ec.EllipticCurvePrivateKey
 _USER, _PASSWORD = "jane", "a long secret"
 
 
@@ -73,8 +67,8 @@ class Secured:
 def secured_broker(folder: Path) -> Iterator[Secured]:
     """Start it; it ends with the block, and with the process."""
     ca, other_ca, keystore = folder / "ca.pem", folder / "other.pem", folder / "broker.pem"
-    _authority(other_ca, None)
-    _authority(ca, keystore)
+    authority(other_ca)
+    authority(ca, keystore)
     ports: dict[str, int] = {}
     for listener in ("client", "controller", "secure"):
         ports[listener] = choose("free", 0, ports.values(), listener)
@@ -129,36 +123,3 @@ def _let_in(admin: AdminClient) -> None:
     ]
     for answer in [*admin.alter_user_scram_credentials([user]).values(), *admin.create_acls(rules).values()]:
         answer.result(30)
-
-
-def _authority(certificate: Path, keystore: Path | None) -> None:
-    """A new authority; with ``keystore``, also a key and a certificate that it signed for this machine."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = _name(certificate.stem)
-    own = _signed(name, key, name, key).add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-    certificate.write_bytes(own.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
-    if keystore is not None:
-        server_key = ec.generate_private_key(ec.SECP256R1())
-        address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(HOST))])
-        server = _signed(_name("broker"), server_key, name, key).add_extension(address, critical=False)
-        private = server_key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        keystore.write_bytes(private + server.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
-
-
-def _name(text: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
-
-
-def _signed(subject: x509.Name, key: _Key, issuer: x509.Name, issuer_key: _Key) -> x509.CertificateBuilder:
-    now = datetime.now(UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=1))
-    )

@@ -8,11 +8,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
-import redis
 from faust.types import TP
 from prometheus_client import REGISTRY
 
 from headwater_cache import RedisSettings
+from headwater_cache.topology import sync_client
 from headwater_ops.collector import calm
 from headwater_ops.demo.backlog import Backlog
 from headwater_ops.demo.dataset import Dataset
@@ -210,7 +210,7 @@ class Demo:
             stage.note(f"{verdict.checks:,} facts, {verdict.count:,} differences")
 
     def _keys_in_redis(self) -> int:
-        with redis.Redis.from_url(RedisSettings.from_env(self._env).url) as client:
+        with sync_client(RedisSettings.from_env(self._env)) as client:
             return int(client.dbsize())
 
     def watch(self) -> None:

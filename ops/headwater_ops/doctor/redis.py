@@ -35,7 +35,8 @@ def check_redis(env: Environment) -> Iterator[Finding]:
         yield bad(
             "redis",
             f"{shown}: {exc}",
-            "headwater up starts one on this machine; or correct HEADWATER_REDIS_URL (user and password included)",
+            "headwater up starts one on this machine; or correct HEADWATER_REDIS_URL (user and password included), or "
+            "HEADWATER_REDIS_CA if it is the certificate that is refused",
         )
 
 
@@ -46,10 +47,10 @@ def _check(client: Any, shown: str) -> Iterator[Finding]:
     yield good("redis", f"{shown}: {', '.join(sorted({_product(info) for info in nodes}))}, {len(nodes)} node(s)")
     yield _eviction(nodes)
     try:
-        client.eval("return 1", 0)
+        client.evalsha(client.script_load("return 1"), 0)  # the rights that the cache needs, no more
         yield good("redis scripts", "Lua runs")
     except redis.ResponseError as exc:
-        yield bad("redis scripts", f"Lua is refused: {exc}", "allow EVALSHA, EVAL and SCRIPT LOAD to this user")
+        yield bad("redis scripts", f"Lua is refused: {exc}", "grant +evalsha +script|load to this user")
     yield _clock(client)
 
 

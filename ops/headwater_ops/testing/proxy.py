@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import struct
 import threading
+from contextlib import suppress
 from typing import Self
 
 from headwater_ops.stack.ports import HOST
@@ -24,6 +26,7 @@ class Proxy:
 
     Args:
         upstream: the port it forwards to; may be set later, until then connections are reset.
+        tls: clients speak TLS, which ends here: a context with a certificate. The server need not have TLS.
 
     Attributes:
         delay: seconds before each chunk of an answer; what arrives meanwhile goes on as one chunk.
@@ -31,8 +34,9 @@ class Proxy:
             was sent is delivered, late, when the hole is gone. The kernel still accepts connections.
     """
 
-    def __init__(self, upstream: int | None = None) -> None:
+    def __init__(self, upstream: int | None = None, *, tls: ssl.SSLContext | None = None) -> None:
         self.upstream = upstream
+        self._tls = tls
         self.delay = 0.0
         self.hole = False
         self._listener = socket.create_server((HOST, 0))
@@ -86,8 +90,10 @@ class Proxy:
         self._open.add(client)
         try:
             await self._passage()
+            if self._tls is not None:
+                await client.start_tls(self._tls)
             answers, server = await asyncio.open_connection(HOST, self.upstream)
-        except OSError:  # nobody listens: the client is to know
+        except OSError:  # nobody listens: the client is to know; or it does not trust us
             self._reset(client)
             return
         self._open.add(server)
@@ -99,8 +105,10 @@ class Proxy:
         for pump in pumps:
             pump.cancel()
         for writer in (client, server):
-            self._open.discard(writer)
             writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()  # TLS ends with an exchange
+            self._open.discard(writer)
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, answers: bool) -> None:
         try:
@@ -127,4 +135,4 @@ class Proxy:
         self._open.discard(writer)
         if not writer.transport.is_closing():
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-            writer.transport.abort()
+        writer.transport.abort()
