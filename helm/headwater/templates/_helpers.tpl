@@ -87,6 +87,9 @@ HEADWATER_REGISTRY_CERT: /etc/headwater/registry-tls/tls.crt
 HEADWATER_REGISTRY_KEY: /etc/headwater/registry-tls/tls.key
 {{- end }}
 {{- end }}
+{{- if .Values.redis.tlsSecret }}
+HEADWATER_REDIS_CA: /etc/headwater/redis-tls/ca.crt
+{{- end }}
 HEADWATER_STATE_DIR: /var/lib/headwater
 {{- range $name, $value := .Values.settings }}
 {{ $name }}: {{ $value | quote }}
@@ -153,6 +156,9 @@ capabilities: {drop: [ALL]}
 {{- if .Values.registry.tlsSecret }}
 - {name: registry-tls, mountPath: /etc/headwater/registry-tls, readOnly: true}
 {{- end }}
+{{- if .Values.redis.tlsSecret }}
+- {name: redis-tls, mountPath: /etc/headwater/redis-tls, readOnly: true}
+{{- end }}
 {{- end -}}
 
 {{- define "headwater.volumes" -}}
@@ -168,6 +174,10 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- with .root.Values.registry.tlsSecret }}
 - name: registry-tls
+  secret: {secretName: {{ . }}, defaultMode: 0440}
+{{- end }}
+{{- with .root.Values.redis.tlsSecret }}
+- name: redis-tls
   secret: {secretName: {{ . }}, defaultMode: 0440}
 {{- end }}
 {{- end -}}
