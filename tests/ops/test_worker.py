@@ -245,3 +245,12 @@ def test_a_module_that_misses_another_shows_its_own_error(
     with module(tmp_path, monkeypatch, name, "import a_package_we_do_not_have"):
         with pytest.raises(ModuleNotFoundError, match="a_package_we_do_not_have"):
             load(f"{name}:app")
+
+
+def test_it_may_be_told_to_end_while_it_joins_its_group(start: Callable[..., Worker]) -> None:
+    worker = start()
+    worker.until(lambda: "/livez" in worker.output)
+    worker.process.send_signal(signal.SIGTERM)
+
+    assert worker.process.wait(30) == 0
+    assert "Traceback" not in worker.output

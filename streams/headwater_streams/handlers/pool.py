@@ -237,10 +237,11 @@ class HandlerPool:
     async def _commit_first(self, partitions: Collection[TP]) -> None:
         """Say to the group that from here on what we write to these retry topics counts, and nobody else's; see
         ``owners``."""
-        first = {tp: self._first[tp] for tp in partitions}
-        await self._group.commit_told(
-            {tp: offset for tp, (offset, _) in first.items()}, {tp: text for tp, (_, text) in first.items()}
-        )
+        first = {tp: self._first[tp] for tp in partitions if tp in self._first}  # others left meanwhile
+        if first:
+            await self._group.commit_told(
+                {tp: offset for tp, (offset, _) in first.items()}, {tp: text for tp, (_, text) in first.items()}
+            )
 
     def _activated(self, task: asyncio.Task[None], main: TP) -> None:
         if self._activations.get(main) is task:

@@ -387,8 +387,8 @@ class GroupConsumer:
             if position.error is not None:
                 raise translate(position.error, f"committing offset of {position.topic}[{position.partition}]")
 
-    async def commit_told(self, offsets: Mapping[TP, int], told: Mapping[TP, str]) -> None:
-        """Commit offsets with their metadata and wait for the answer; polls and rebalances go on meanwhile.
+    async def commit_told(self, offsets: Mapping[TP, int], told: Mapping[TP, str], timeout: float = 10.0) -> None:
+        """Commit offsets with their metadata and wait ``timeout`` seconds for the answer; polls and rebalances go on.
 
         Raises:
             BrokerUnavailable: not committed, or not known; perhaps the partitions are somebody else's.
@@ -397,7 +397,10 @@ class GroupConsumer:
         assert self._loop is not None, "start() first"
         answer: asyncio.Future[None] = self._loop.create_future()
         await self._call(self._commit_told, offsets, told, answer)
-        await answer
+        try:
+            await asyncio.wait_for(answer, timeout)
+        except TimeoutError:
+            raise BrokerUnavailable(f"committing offsets: no answer within {timeout:.0f} s") from None
 
     def _commit_told(self, offsets: Mapping[TP, int], told: Mapping[TP, str], answer: asyncio.Future[None]) -> None:
         if not self._assigned.issuperset(offsets):
