@@ -87,6 +87,9 @@ class Proxy:
         relay.add_done_callback(self._relays.discard)
 
     async def _relay(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        if self._stop.is_set():
+            self._reset(client)
+            return
         self._open.add(client)
         try:
             await self._passage()
