@@ -94,7 +94,7 @@ class SourceReads(Generic[V]):
                 yield from self._probation.ping()
                 raise CacheUnavailable("Redis did not answer a moment ago")
             if space.due():
-                yield from space.look()
+                yield from space.look(Read)
                 names = [space.key(key) for key in keys]
             replies = yield from fetch_many(names, space.cluster, Read)
         except (CacheUnavailable, Overloaded):
@@ -123,7 +123,7 @@ class SourceReads(Generic[V]):
             return (yield from self._bypass(want))
         try:
             if space.due():
-                yield from space.look()
+                yield from space.look(Read)
             data = yield Read(("GET", space.key(want.key)))
         except (CacheUnavailable, Overloaded):
             yield from self._probation.begin()

@@ -14,7 +14,7 @@ from headwater_cache.errors import InvalidKey, UnsafeRedis, WrongEpoch
 from headwater_cache.flights import Abandoned, Flights
 from headwater_cache.scripts import RELEASE, SCRIPTS
 from headwater_cache.settings import CachePolicy
-from headwater_cache.steps import Ask, Batch, Join, Step
+from headwater_cache.steps import Ask, Batch, Join, Read, Step
 from headwater_cache.versions import DOMAIN_WIDTH, Version
 from headwater_schemas.clock import Clock
 from headwater_schemas.errors import NotPermitted, RecordTooLarge, UsageError
@@ -181,8 +181,8 @@ class Space:
         """Whether ``look`` must run before the next command."""
         return self.clock.monotonic() >= self._look_at or not self.checked
 
-    def look(self) -> Step[None]:
-        """Check the server once, then see which epoch is live.
+    def look(self, ask: type[Ask | Read] = Ask) -> Step[None]:
+        """Check the server once, with patience; then see which epoch is live, as ``ask`` does.
 
         Raises:
             UnsafeRedis: a view on a Redis that may evict.
@@ -199,13 +199,13 @@ class Space:
                 yield Join(flight)
                 return
         self._look_at = self.clock.monotonic() + EPOCH_CHECK_SECONDS  # one looks, the others go on
-        yield from self._follow()
+        yield from self._follow(ask)
 
     def _begin(self) -> Step[None]:
         """The first use, once for all who wait for it."""
         try:
             yield from self._check()
-            yield from self._follow()
+            yield from self._follow(Ask)
         except BaseException as exc:
             self._start.crash("", exc)
             raise
@@ -213,8 +213,8 @@ class Space:
         self.checked = True
         self._start.land("", None)
 
-    def _follow(self) -> Step[None]:
-        live = yield Ask(("GET", self.pointer))
+    def _follow(self, ask: type[Ask | Read]) -> Step[None]:
+        live = yield ask(("GET", self.pointer))
         if live is None:
             yield Ask(("SET", self.pointer, str(self.fixed_epoch or 1), "NX"))
             live = yield Ask(("GET", self.pointer))

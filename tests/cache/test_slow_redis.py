@@ -13,8 +13,10 @@ import pytest
 from cache.redis_server import RedisServer
 from cache.table import Table
 from headwater_cache import CachePolicy, EntityCache, Loaded, RedisSettings, SourceBusy
+from headwater_cache.space import EPOCH_CHECK_SECONDS
 from headwater_cache.testing import MemoryLog
 from headwater_ops.testing.proxy import Proxy
+from headwater_schemas.clock import ManualClock
 from headwater_schemas.errors import CacheUnavailable
 from headwater_schemas.settings import Environment
 
@@ -49,6 +51,12 @@ def _seconds(cache: EntityCache[int]) -> float:
     return time.monotonic() - began
 
 
+def _seconds_of_many(cache: EntityCache[int]) -> float:
+    began = time.monotonic()
+    assert cache.get_many(["k"]) == {"k": 1}
+    return time.monotonic() - began
+
+
 def test_a_slow_redis_costs_its_timeout_a_few_times_and_then_nothing(cache: EntityCache[int], proxy: Proxy) -> None:
     """The breaker opens; every read has its value from the source, and none waits for long."""
     proxy.delay = 1.0
@@ -79,6 +87,18 @@ def test_a_silent_redis_adds_no_more_than_50_ms_to_a_read(proxy: Proxy, name: st
         took = sorted(pool.map(lambda _: _seconds(cache), range(1000)))
 
         assert took[989] < 0.05
+
+
+def test_a_read_that_is_to_look_for_the_live_epoch_waits_no_longer(proxy: Proxy, name: str, table: Table) -> None:
+    """One does every few seconds, and might be the first to find Redis silent."""
+    settings, clock = RedisSettings(f"redis://{proxy.address}/0", timeout=5, read_timeout=0.05), ManualClock()
+    with EntityCache(name, settings, mode="cache", source=table, clock=clock) as cache:
+        assert cache.get("k") == 1
+        proxy.hole = True
+        for read in (_seconds, _seconds_of_many):
+            clock.advance(EPOCH_CHECK_SECONDS + 1)
+            cache._reads._probation.silent = False  # type: ignore[union-attr]  # as if nobody had found out
+            assert read(cache) < 1
 
 
 def test_a_hiccup_is_over_when_a_ping_is_answered(proxy: Proxy, name: str, table: Table) -> None:
