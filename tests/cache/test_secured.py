@@ -26,8 +26,8 @@ from headwater_ops.testing.proxy import Proxy
 from headwater_schemas.errors import HeadwaterError, NotPermitted, SettingError
 from headwater_schemas.settings import Environment
 
-# redis-py does not wait for the end of a connection that failed; by TLS that takes an exchange, and the loop may be gone
-# by then.
+# redis-py does not wait for the end of a connection that failed; by TLS that takes an exchange, and the loop may be
+# gone by then.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Exception ignored in. <function _Selector:pytest.PytestUnraisableExceptionWarning"
 )
