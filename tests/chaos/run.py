@@ -140,6 +140,7 @@ def _summary(verdicts: list[Verdict]) -> dict[str, Any]:
         "takeovers": sum(verdict.takeovers for verdict in verdicts),
         "leader_changes": sum(verdict.leader_changes for verdict in verdicts),
         "without_effect": sum(verdict.without_effect for verdict in verdicts),
+        "unended": sum(verdict.unended for verdict in verdicts),
         "recovery_seconds_max": round(max((verdict.recovery_seconds for verdict in verdicts), default=0.0), 2),
     }
 

@@ -15,6 +15,7 @@ from headwater_streams.handlers.batch import BatchRunner
 from headwater_streams.handlers.failure import header
 from headwater_streams.handlers.runner import Runner
 from headwater_streams.testing import StreamKit
+from headwater_streams.transport.errors import GroupClosed
 from streams.orders import OUT, TOPIC, first_seen, memory_app, order
 
 
@@ -202,6 +203,31 @@ async def test_what_the_brokers_refused_to_commit_is_part_of_the_next_commit_wit
     assert nothing_new == {}
     assert again[TP(TOPIC, 0)] == committed[TP(TOPIC, 0)] == 1
     assert {tp: told[tp] for tp in again} == told_again
+
+
+async def test_a_worker_that_leaves_while_it_takes_partitions_over_does_not_crash(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    app = memory_app()
+
+    @app.handler(TOPIC)
+    async def bill(value: dict[str, Any]) -> None:
+        """Nothing."""
+
+    async def left(*_: Any) -> None:
+        raise GroupClosed("this worker has left the group billing")
+
+    kit = StreamKit(app)
+    monkeypatch.setattr(kit.broker, "commit_told", left)
+    await kit.start()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert kit._pool is not None
+    ready, crashes = kit._pool.ready, kit.crashes
+    await kit.crash()
+
+    assert not ready
+    assert crashes == []
 
 
 async def test_a_failed_record_waits_in_its_tier_and_its_key_waits_behind_it_while_others_flow() -> None:

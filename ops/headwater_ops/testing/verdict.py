@@ -41,6 +41,7 @@ class Verdict:
         takeovers: workers frozen or cut off whose partitions went to others meanwhile.
         leader_changes: killed brokers of whose partitions another became the leader.
         without_effect: frozen workers and killed leaders that nobody replaced: such a run proves nothing, so it fails.
+        unended: workers that SIGTERM did not end within a minute.
         recovery_seconds: the longest that any partition stood still without an effect, after a fault.
         violations: the first few, for a human.
     """
@@ -57,12 +58,13 @@ class Verdict:
     takeovers: int = 0
     leader_changes: int = 0
     without_effect: int = 0
+    unended: int = 0
     recovery_seconds: float = 0.0
     violations: list[str] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
-        return not (self.lost or self.order_violations or self.wrong_deaths or self.without_effect)
+        return not (self.lost or self.order_violations or self.wrong_deaths or self.without_effect or self.unended)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from headwater_schemas.errors import UsageError
 
 __all__ = ["Launch", "Worker", "World"]
 
-_GRACE = 20.0
+_GRACE = 60.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,7 @@ class Launch:
     def start(self, member: str, bootstrap: str) -> subprocess.Popen[bytes]:
         env = {name: value for name, value in os.environ.items() if not name.startswith("HEADWATER_")}
         env |= self.env
-        env |= {"HEADWATER_KAFKA_BOOTSTRAP": bootstrap, "HEADWATER_WORKER_ID": member}
+        env |= {"HEADWATER_KAFKA_BOOTSTRAP": bootstrap, "HEADWATER_WORKER_ID": member, "PYTHONFAULTHANDLER": "1"}
         with (self.folder / f"{member}.log").open("wb") as log:
             return subprocess.Popen(self.command, env=env, stdout=log, stderr=log, cwd=self.cwd)
 
@@ -93,6 +92,7 @@ class World:
         self._stack = stack
         self._network = network
         self._started = 0
+        self._ending: list[Worker] = []  # by SIGTERM
 
     @property
     def network(self) -> Network:
@@ -121,7 +121,7 @@ class World:
         if number != signal.SIGSTOP:
             self.workers.remove(worker)
             if number == signal.SIGTERM:
-                threading.Thread(target=worker.process.wait, daemon=True).start()
+                self._ending.append(worker)
             else:
                 worker.process.wait()
         return worker
@@ -133,15 +133,18 @@ class World:
             self.start_worker()
 
     def stop(self) -> None:
-        """End every worker, gently first."""
+        """End every worker, gently first. One that does not end keeps its partitions for ever: the verdict counts it,
+        and its log shows where it stands."""
         for worker in self.workers:
             worker.process.send_signal(signal.SIGCONT)
             worker.process.terminate()
-        for worker in self.workers:
+        for worker in (*self._ending, *self.workers):
             try:
                 worker.process.wait(_GRACE)
             except subprocess.TimeoutExpired:
-                worker.process.kill()
+                self._verdict.unended += 1
+                self._verdict.violations.append(f"{worker.member} did not end by SIGTERM within {_GRACE:.0f} s")
+                worker.process.send_signal(signal.SIGABRT)
                 worker.process.wait()
 
     def pick_way(self) -> tuple[str, list[Worker]]:

@@ -19,6 +19,7 @@ from headwater_streams.handlers.message import Message
 from headwater_streams.handlers.owners import Owners, succeeded
 from headwater_streams.handlers.together import Together
 from headwater_streams.metrics import HandlerMetrics, WorkerMetrics
+from headwater_streams.transport.errors import GroupClosed
 from headwater_streams.transport.waiting import until_available
 
 __all__ = ["HandlerPool", "HandlerRunner", "Membership"]
@@ -246,8 +247,9 @@ class HandlerPool:
     def _activated(self, task: asyncio.Task[None], main: TP) -> None:
         if self._activations.get(main) is task:
             del self._activations[main]
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._on_crash(error)
+        if task.cancelled() or (error := task.exception()) is None or isinstance(error, GroupClosed):
+            return  # gone, done, or this worker is leaving
+        self._on_crash(error)
 
     async def revoked(self, partitions: Collection[TP], limit: float) -> tuple[dict[TP, int], dict[TP, str]]:
         """Finish what runs of these partitions within ``limit`` seconds; gives their ``marks`` to commit."""
