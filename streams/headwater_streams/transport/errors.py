@@ -13,7 +13,7 @@ from headwater_schemas.errors import (
     UsageError,
 )
 
-__all__ = ["Fenced", "kafka_error", "translate"]
+__all__ = ["Fenced", "GroupClosed", "kafka_error", "translate"]
 
 
 class GroupClosed(UsageError):
