@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +17,10 @@ import redis
 
 from headwater_ops.stack import Stack, environment
 from headwater_ops.stack.errors import PortTaken, StartFailed, StateMismatch, UsageError
+from headwater_ops.stack.kafka import Broker
+from headwater_ops.stack.part import Part
 from headwater_ops.stack.ports import HOST, choose
+from headwater_ops.stack.registry import Registry
 
 pytestmark = pytest.mark.integration
 
@@ -144,6 +148,30 @@ def test_a_part_that_never_serves_is_stopped_and_its_log_named(small: Stack, mut
         small.up("redis", timeout=1)
 
     assert not any(part.pid for part in small.status())
+
+
+def test_what_was_ready_before_another_part_failed_is_stopped_and_what_ran_before_goes_on(
+    small: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small.up("redis")
+    ran = {part.name: part.pid for part in small.status()}
+    ready = threading.Event()
+
+    def start(self: Broker, timeout: float) -> None:
+        Part.start(self, timeout)
+        ready.set()
+
+    def fail(self: Registry, timeout: float) -> None:
+        assert ready.wait(timeout)
+        raise StartFailed("on purpose")
+
+    monkeypatch.setattr(Broker, "start", start)
+    monkeypatch.setattr(Registry, "start", fail)
+    with pytest.raises(StartFailed, match="on purpose"):
+        small.up()
+
+    left = {part.name: part.pid for part in small.status() if part.pid}
+    assert left == {"redis": ran["redis"]}
 
 
 def test_a_port_that_someone_else_took_is_replaced(small: Stack) -> None:

@@ -272,6 +272,7 @@ class Stack:
 
     def _start_all(self, parts: list[Part], timeout: float) -> None:
         """Start in parallel. When one fails, stop those that this call started and raise its error."""
+        ran = {part.name for part in parts if part.process.find() is not None}
         with ThreadPoolExecutor(len(parts)) as pool:
             futures = [pool.submit(part.start, timeout) for part in parts]
             try:
@@ -281,7 +282,8 @@ class Stack:
             except BaseException:
                 for part in parts:
                     part.abandon()
-                wait(futures)  # each ends soon, having stopped its server
+                wait(futures)  # each ends soon, having stopped its server unless that was ready already
+                self._stop(part.name for part in parts if part.name not in ran)
                 raise
 
     def _await_cluster(self, layout: Layout, timeout: float) -> None:
