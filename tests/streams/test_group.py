@@ -16,7 +16,8 @@ from headwater_ops.stack import Endpoints
 from headwater_schemas.errors import BrokerUnavailable
 from headwater_schemas.settings import Environment, KafkaSettings
 from headwater_streams.transport.errors import GroupClosed
-from headwater_streams.transport.group import GroupConsumer, GroupSettings, Marks
+from headwater_streams.transport.group import GroupConsumer, Marks
+from headwater_streams.transport.group_settings import GroupSettings
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -99,6 +100,44 @@ async def test_what_is_not_ours_is_not_committed(member: tuple[GroupConsumer, TP
     with pytest.raises(BrokerUnavailable, match="taken away"):
         await group.commit_told({tp: 0, TP(tp.topic, 1): 0}, {})
     assert await group.committed([tp]) == {tp: None}
+
+
+async def test_what_a_member_holds_beyond_what_the_group_gave_it_is_overdue(member: tuple[GroupConsumer, TP]) -> None:
+    group, tp = member
+    while not group.member_id:
+        await group.consume(10, 0.05)
+    polling = asyncio.ensure_future(group.consume(10, timeout=20.0))
+    as_given = await group.overdue()
+    group._assigned.add(kept := TP(tp.topic, 7))
+    overdue = await group.overdue()
+    group._assigned.discard(kept)
+    await polling
+
+    assert as_given == frozenset()
+    assert overdue == {kept}
+
+
+async def test_a_member_may_join_again_and_is_given_its_partition(
+    member: tuple[GroupConsumer, TP], endpoints: Endpoints
+) -> None:
+    group, tp = member
+    before = group.member_id
+    await group.rejoin()
+    assert group.assignment == frozenset()
+    async with asyncio.timeout(60):
+        while not (group.assignment and group.member_id):
+            await group.consume(10, 0.05)
+    producer = Producer({"bootstrap.servers": endpoints.bootstrap})
+    producer.produce(tp.topic, b"x")
+    producer.flush()
+    group.resume([tp])
+    async with asyncio.timeout(60):
+        while not (records := await group.consume(10, 0.5)):
+            pass
+
+    assert group.assignment == {tp}
+    assert group.member_id != before
+    assert [record.value() for record in records] == [b"x"]
 
 
 async def test_a_member_that_has_left_says_so(member: tuple[GroupConsumer, TP]) -> None:

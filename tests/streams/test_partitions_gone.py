@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from faust.types import TP
@@ -12,6 +12,8 @@ from faust.types import TP
 from headwater_ops.stack import Endpoints
 from headwater_streams import RecordBatch, StreamApp
 from headwater_streams.testing import StreamKit
+from headwater_streams.transport import consumer as consumer_module
+from headwater_streams.transport.group import GroupConsumer
 from streams.orders import TOPIC, memory_app, order
 from streams.running import until
 from streams.shop import Shop
@@ -92,3 +94,30 @@ async def test_partitions_that_move_to_another_worker_are_named_to_the_first(
         assert {tp.partition for tp in first.gone} == second.partitions
         assert first.counts.keys() == first.partitions
         assert {tp.topic for tp in first.gone} == {shop.topic}
+
+
+@pytest.mark.timeout(180)
+async def test_a_worker_that_keeps_what_the_group_gave_away_joins_again_and_goes_on(
+    endpoints: Endpoints, topic_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer_module, "_OVERDUE", 0.05)
+    shop = Shop(topic_name, endpoints, partitions=2)
+    async with AsyncExitStack() as workers:
+        workers.callback(shop.registry.close)
+        worker = await workers.enter_async_context(Adder(shop))
+        await until(lambda: len(worker.partitions) == 2)
+        group: GroupConsumer = cast("Any", worker.app.consumer).group
+        looks: list[frozenset[TP]] = [group.assignment, frozenset(), group.assignment, group.assignment]
+
+        async def overdue() -> frozenset[TP]:
+            return looks.pop(0) if looks else frozenset()
+
+        former = group.member_id
+        monkeypatch.setattr(group, "overdue", overdue)
+        await until(lambda: group.member_id not in (None, "", former))
+        for number in range(20):
+            shop.send(number, key=f"k{number}")
+        await until(lambda: sum(count.total() for count in worker.counts.values()) == 20)
+
+        assert {tp.partition for tp in worker.gone} == {0, 1}
+        assert worker.partitions == {0, 1}

@@ -16,7 +16,8 @@ from faust.types import TP
 
 from headwater_schemas.errors import HeadwaterError
 from headwater_schemas.settings import KafkaSettings
-from headwater_streams.transport.group import GroupConsumer, GroupSettings, Marks
+from headwater_streams.transport.group import GroupConsumer, Marks
+from headwater_streams.transport.group_settings import GroupSettings
 
 PARTITIONS = 2
 FORMER_LIFE = """

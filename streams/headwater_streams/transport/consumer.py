@@ -34,6 +34,7 @@ __all__ = ["Consumer"]
 Batches = list[tuple[TP, list[Message]]]
 
 _FETCH_RECORDS = 2_000
+_OVERDUE = 15.0  # seconds between two looks for partitions that the group wants back; twice is too long
 _INBOX_RECORDS = 10_000  # agents' records that may wait in memory before their partitions are paused
 
 
@@ -64,6 +65,7 @@ class Consumer(faust_consumer.Consumer):
         self._polled_at = 0.0
         self._leaving = False
         self._dropped = False
+        self._rejoining = False
         self._away = asyncio.Event()
 
     # -- life -----------------------------------------------------------------------------------------------------
@@ -134,6 +136,9 @@ class Consumer(faust_consumer.Consumer):
         try:
             while not (self.should_stop or self._leaving):
                 self._polled_at = self.loop.time()
+                if self._rejoining:
+                    self._rejoining = False
+                    await self.group.rejoin()
                 if self._dropped:
                     self._dropped = False
                     await self._read_again()
@@ -161,6 +166,25 @@ class Consumer(faust_consumer.Consumer):
                 self.pool.commit()
             else:
                 await self.handler_transactions.commit()
+
+    @Service.task
+    async def _give_back(self) -> None:
+        """Join the group again when we hold for long what it has given to others; see ``overdue``."""
+        late: frozenset[TP] = frozenset()
+        while not self.should_stop:
+            await self.sleep(_OVERDUE)
+            try:
+                now = await self.group.overdue()
+            except HeadwaterError as exc:
+                self.log.debug("whether partitions are overdue is not known: %s", exc)
+                continue
+            if late & now and not self._leaving:
+                self.log.warning(
+                    "joining the group again: it has given %s to others, and its client did not say so",
+                    ", ".join(f"{tp.topic}[{tp.partition}]" for tp in sorted(late & now)),
+                )
+                self._rejoining, now = True, frozenset()
+            late = now
 
     def dropped(self) -> None:
         """The handlers' state was dropped: before the next poll, go back to what is committed."""

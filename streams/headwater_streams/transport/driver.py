@@ -16,7 +16,7 @@ from yarl import URL
 from headwater_schemas.settings import Environment, KafkaSettings
 from headwater_streams.transport.assignor import BrokerAssigned
 from headwater_streams.transport.consumer import Consumer
-from headwater_streams.transport.group import GroupProtocol, GroupSettings
+from headwater_streams.transport.group_settings import GroupProtocol, GroupSettings
 from headwater_streams.transport.producer import Producer
 
 __all__ = ["Transport"]

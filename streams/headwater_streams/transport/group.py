@@ -15,7 +15,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Literal, Protocol, TypeVar, cast
 
@@ -27,17 +26,16 @@ from headwater_schemas.settings import KafkaSettings
 from headwater_streams.handlers.message import Message
 from headwater_streams.transport.complaints import Complaints
 from headwater_streams.transport.errors import GroupClosed, kafka_error, translate
+from headwater_streams.transport.group_settings import GroupSettings
+from headwater_streams.transport.overdue import Overdue
 
-__all__ = ["GroupConsumer", "GroupListener", "GroupProtocol", "GroupSettings", "Marks", "positions_of"]
+__all__ = ["GroupConsumer", "GroupListener", "Marks", "positions_of"]
 
 logger = logging.getLogger(__name__)
 
 _MANY = 250  # records
 _PATIENCE = 0.004  # seconds
 _SLICE = 0.01  # seconds: how soon a poll that finds nothing makes way for another call
-# librdkafka looks after a full prefetch queue only each so many milliseconds: 1,000 by default, in which a quick
-# handler empties the queue and waits.
-_FULL_QUEUE_WAIT = 20
 _WAKE_TIMEOUT = 0.005  # seconds
 _UNRELEASED = "instance ID is still used by another member"  # of a fatal error librdkafka gives the text alone
 _UNVERSIONED = "API version not supported"  # so too of brokers without KIP-848
@@ -45,73 +43,8 @@ _UNRELEASED_WAIT = 1.0  # seconds
 _FOLLOW_LIMIT = 5.0  # seconds
 
 T = TypeVar("T")
-GroupProtocol = Literal["auto", "consumer", "classic"]
-ConfigValue = str | int | float | bool
 _UNSUPPORTED = {KafkaError.UNSUPPORTED_VERSION, KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_ASSIGNOR}
 _FINAL = _UNSUPPORTED | {KafkaError.GROUP_AUTHORIZATION_FAILED}
-
-
-@dataclass(frozen=True, slots=True)
-class GroupSettings:
-    """How this member joins its group.
-
-    Args:
-        group: the consumer group id.
-        member: static member id (KIP-345); ``None`` joins as a dynamic member. With it, a restart within the
-            session time-out moves no partition.
-        protocol: ``auto`` prefers KIP-848 and falls back to classic.
-        session_timeout: seconds without heartbeat after which the group gives our partitions away. Classic
-            protocol only; under KIP-848 the broker decides.
-        max_poll_interval: seconds between two polls after which librdkafka leaves the group.
-        rebalance_timeout: seconds that a revocation may spend draining; keep it below ``max_poll_interval``.
-        prefetch_records: records per partition that librdkafka may hold ahead of us.
-        prefetch_kilobytes: kilobytes of all partitions together that it may hold ahead of us.
-        overrides: further librdkafka properties, passed as they are.
-    """
-
-    group: str
-    member: str | None = None
-    protocol: GroupProtocol = "auto"
-    session_timeout: float = 10.0
-    max_poll_interval: float = 300.0
-    rebalance_timeout: float = 30.0
-    prefetch_records: int = 20_000
-    prefetch_kilobytes: int = 32_768
-    fetch_min_bytes: int = 1
-    fetch_wait: float = 0.1
-    isolation: Literal["read_committed", "read_uncommitted"] = "read_committed"
-    overrides: Mapping[str, ConfigValue] = field(default_factory=dict)
-
-    def config(self, kafka: KafkaSettings, protocol: Literal["consumer", "classic"]) -> dict[str, ConfigValue]:
-        """The librdkafka properties for ``protocol``."""
-        config: dict[str, ConfigValue] = {
-            **kafka.client_config(),
-            "group.id": self.group,
-            "client.id": self.member or self.group,
-            "enable.auto.commit": False,
-            "enable.auto.offset.store": False,
-            "auto.offset.reset": "earliest",
-            "isolation.level": self.isolation,
-            "max.poll.interval.ms": int(self.max_poll_interval * 1000),
-            "queued.min.messages": self.prefetch_records,
-            "queued.max.messages.kbytes": self.prefetch_kilobytes,
-            "fetch.min.bytes": self.fetch_min_bytes,
-            "fetch.wait.max.ms": int(self.fetch_wait * 1000),
-            "fetch.error.backoff.ms": 50,
-            "fetch.queue.backoff.ms": _FULL_QUEUE_WAIT,
-            "group.protocol": protocol,
-            "log_level": 0,  # what matters comes by the error callback
-        }
-        if self.member is not None:
-            config["group.instance.id"] = self.member
-        if protocol == "consumer":
-            config["group.remote.assignor"] = "range"
-        else:
-            config["partition.assignment.strategy"] = "range"
-            config["session.timeout.ms"] = int(self.session_timeout * 1000)
-            config["heartbeat.interval.ms"] = max(100, int(self.session_timeout * 1000 / 6))
-        config.update(self.overrides)
-        return config
 
 
 Marks = tuple[Mapping[TP, int], Mapping[TP, str]]
@@ -169,6 +102,7 @@ class GroupConsumer:
         self._joined = False
         self._followed = False
         self._commits: dict[frozenset[tuple[TP, int, str]], asyncio.Future[None]] = {}  # waited for; poll thread only
+        self._overdue = Overdue(kafka, settings.group)
         self._complaints = Complaints("consumer")
 
     @property
@@ -264,7 +198,7 @@ class GroupConsumer:
         if self._settings.protocol == "auto" and self._protocol == "consumer" and _is_unsupported(error):
             logger.warning("the brokers do not speak the KIP-848 group protocol; joining with the classic one")
             self._protocol = "classic"
-            await self._rejoin()
+            await self.rejoin()
             return
         if self._settings.member is not None and _UNRELEASED in error.str():
             await self._succeed(self._settings.member)
@@ -307,9 +241,28 @@ class GroupConsumer:
         finally:
             client.close()
 
-    async def _rejoin(self) -> None:
-        await self._call(self.raw.close)
-        await self._join_anew()
+    async def rejoin(self) -> None:
+        """Leave the group as ``close`` does, and join it again. Returning does not promise an assignment."""
+        await self._call(self._replace)
+
+    def _replace(self) -> None:
+        # In one step of the poll thread: nobody may meet the closed client.
+        self.raw.close()
+        self._consumer = self._new_client()
+        self._member_id = None
+        self._subscribe()
+
+    async def overdue(self) -> frozenset[TP]:
+        """What we hold and the group has given away; see ``overdue``. Nothing while we are giving partitions back.
+
+        Raises:
+            HeadwaterError: no answer.
+        """
+        held = self.assignment
+        if self._protocol != "consumer" or not held or not self._member_id or self._revoking.is_set():
+            return frozenset()
+        late = await asyncio.to_thread(self._overdue.of, self._member_id, held)
+        return late & self.assignment
 
     async def _join_anew(self) -> None:
         self._consumer = self._new_client()
