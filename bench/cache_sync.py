@@ -136,7 +136,8 @@ def headwater(bootstrap: str, redis_url: str, entity: str, wanted: str) -> None:
 def bare(bootstrap: str, redis_url: str, entity: str, wanted: str) -> None:
     """The same by hand: a blind SET of what comes."""
     schema = fastavro.parse_schema(dict(Catalogue.load().schema("ChangeEvent")))
-    source = Consumer({"bootstrap.servers": bootstrap, "group.id": f"{entity}-bare", "auto.offset.reset": "earliest"})
+    settings = {"group.id": f"{entity}-bare", "auto.offset.reset": "earliest", "enable.auto.commit": False}
+    source = Consumer({"bootstrap.servers": bootstrap, **settings})  # commits nothing: the next run reads it all again
     source.subscribe([topic_of(entity)])
     seen, wall, cpu = 0, 0.0, 0.0
     with redis.Redis.from_url(redis_url) as client:
