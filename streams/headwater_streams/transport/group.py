@@ -227,7 +227,7 @@ class GroupConsumer:
         else:
             logger.warning("waiting for the session of the last %s to end", member)
             await asyncio.sleep(_UNRELEASED_WAIT)
-        await self._join_anew()
+        await self._call(self._join_anew)
 
     def _follow(self) -> None:
         """Join for a moment with the classic protocol. Closing a static member of it sends no goodbye."""
@@ -248,6 +248,9 @@ class GroupConsumer:
     def _replace(self) -> None:
         # In one step of the poll thread: nobody may meet the closed client.
         self.raw.close()
+        self._join_anew()
+
+    def _join_anew(self) -> None:
         self._consumer = self._new_client()
         self._member_id = None
         self._subscribe()
@@ -263,11 +266,6 @@ class GroupConsumer:
             return frozenset()
         late = await asyncio.to_thread(self._overdue.of, self._member_id, held)
         return late & self.assignment
-
-    async def _join_anew(self) -> None:
-        self._consumer = self._new_client()
-        self._member_id = None
-        await self.subscribe(self._topics)
 
     def pause(self, partitions: Iterable[TP]) -> None:
         """Stop fetching soon; what librdkafka had fetched ahead is dropped and fetched again on ``resume``.
