@@ -151,9 +151,8 @@ class BatchRunner:
         self._threads = None if spec.is_async else ThreadPoolExecutor(spec.concurrency, f"headwater-{spec.name}")
         self._emitter = Emitter(outlet, prepare, self._tell_settled, self._refused, admits)
         self._name = spec.name.encode()
-        self._epochs: dict[int, bytes] = {}
         self._fences: dict[int, Fences] = {}
-        self._settler = Settler(spec.name, family, outlet, control, clock, metrics, self._epochs, lambda _: None)
+        self._settler = Settler(spec.name, family, outlet, control, clock, metrics, self._fences, lambda _: None)
         self._queues: dict[TP, deque[Message]] = {}
         self._positions: dict[TP, int] = {}
         self._running: dict[TP, list[Message]] = {}
@@ -204,7 +203,6 @@ class BatchRunner:
 
     def activate(self, partition: int, fences: Fences) -> None:
         """Accept records of this partition."""
-        self._epochs[partition] = fences.epoch
         self._fences[partition] = fences
 
     async def drain(self, partitions: Collection[TP], limit: float) -> None:
@@ -235,7 +233,6 @@ class BatchRunner:
             self._queues.pop(tp, None)
             self._running.pop(tp, None)
             self._positions.pop(tp, None)
-            self._epochs.pop(tp.partition, None)
             self._fences.pop(tp.partition, None)
         self._settler.forget(gone)
         self._emitter.forget(gone)

@@ -43,21 +43,19 @@ class Fences:
         epoch: what this assignment marks all with that it writes.
         done: what the last commit told of each partition, by handler: that does not wait any more.
         owners: who could write to each retry topic before us.
-
-    Attributes:
         ends: where each retry topic ended when we began: from there on only our mark counts.
     """
 
     __slots__ = ("done", "ends", "epoch", "holds", "owners", "parked", "retrying")
 
-    def __init__(self, epoch: bytes, done: Done, owners: Mapping[TP, Owners]) -> None:
+    def __init__(self, epoch: bytes, done: Done, owners: Mapping[TP, Owners], ends: Mapping[TP, int]) -> None:
         self.epoch = epoch
         self.done = done
         self.owners = owners
+        self.ends = ends
         self.retrying: dict[str, dict[bytes, int]] = {}
         self.parked: dict[str, dict[bytes, int]] = {}
         self.holds: dict[str, dict[bytes, int]] = {}
-        self.ends: dict[TP, int] = {}
 
     def add(self, message: Message, *, parked: bool) -> None:
         """Count one record. Those of the parking log must come in its order."""
@@ -127,7 +125,6 @@ def read_fences(kafka: KafkaSettings, family: Family, fences: Fences, ranges: Ra
     Raises:
         BrokerUnavailable: the log could not be read to its end.
     """
-    fences.ends = {tp: end for tp, (_, end) in ranges.items()}
     wanted = {tp: bounds for tp, bounds in ranges.items() if bounds[0] < bounds[1]}
     if not wanted:
         return fences

@@ -65,9 +65,8 @@ class Orphans:
         self.metrics = metrics
         self._names = frozenset(name.encode() for name in handlers)
         self._control = control
-        self._epochs: dict[int, bytes] = {}
-        self._settler = Settler(NOBODY, family, outlet, control, clock, metrics, self._epochs, lambda _: None)
         self._fences: dict[int, Fences] = {}
+        self._settler = Settler(NOBODY, family, outlet, control, clock, metrics, self._fences, lambda _: None)
         self._positions: dict[TP, int] = {}
         self._queues: dict[TP, deque[Record]] = {}
         self._dead: dict[TP, set[int]] = {}
@@ -114,7 +113,6 @@ class Orphans:
 
     def activate(self, partition: int, fences: Fences) -> None:
         """Accept records of this partition."""
-        self._epochs[partition] = fences.epoch
         self._fences[partition] = fences
 
     async def drain(self, partitions: Collection[TP], limit: float) -> None:
@@ -137,7 +135,6 @@ class Orphans:
             self._queues.pop(tp, None)
             self._positions.pop(tp, None)
             self._dead.pop(tp, None)
-            self._epochs.pop(tp.partition, None)
             self._fences.pop(tp.partition, None)
             self._paused.discard(tp)
         self._settler.forget(partitions)

@@ -221,10 +221,11 @@ class HandlerPool:
         before = {tp: decode_owners(told[tp]) for tp in ranges}
         epoch = secrets.token_hex(4).encode()
         for tp, (start, end) in ranges.items():
-            self._owners[tp] = owners = succeeded(before[tp], end, epoch)
-            self._first[tp] = start, encode(start, done[tp], owners)
+            self._owners[tp] = succeeded(before[tp], end, epoch)
+            self._first[tp] = start, self._tell(tp, start, done[tp])
         await until_available(lambda: self._commit_begun(ranges.keys()))
-        fences = await until_available(lambda: self._fences(family, Fences(epoch, done, before), ranges))
+        ends = {tp: end for tp, (_, end) in ranges.items()}
+        fences = await until_available(lambda: self._fences(family, Fences(epoch, done, before, ends), ranges))
         for runner in self._concerned(siblings):
             runner.activate(main.partition, fences)
         if (at := answer[main]) is not None:
@@ -286,9 +287,8 @@ class HandlerPool:
             runner.forget(families)
         self._active -= families
         self._assigned -= set(partitions)
+        self.uncommitted(families)
         for tp in families:
-            self._committed.pop(tp, None)
-            self._told.pop(tp, None)
             self._owners.pop(tp, None)
             self._first.pop(tp, None)
         self._on_gone(frozenset(tp for tp in families if self._family_of[tp.topic].topic == tp.topic))
@@ -307,8 +307,7 @@ class HandlerPool:
         for tp, offset in ours.items():
             for runner in self._by_topic[tp.topic]:
                 runner.reset(tp, offset)
-            self._committed.pop(tp, None)
-            self._told.pop(tp, None)
+        self.uncommitted(ours)
         return ours
 
     def runs(self, tp: TP) -> bool:
@@ -357,8 +356,8 @@ class HandlerPool:
         self._committed.update(offsets)
         self._told.update({tp: told.get(tp, "") for tp in offsets})
 
-    def uncommitted(self, partitions: Collection[TP]) -> None:
-        """The brokers refused, or lost, what was on its way: it is part of the next ``marks``."""
+    def uncommitted(self, partitions: Iterable[TP]) -> None:
+        """What was committed of these counts no more, or never did: it is part of the next ``marks``."""
         for tp in partitions:
             self._committed.pop(tp, None)
             self._told.pop(tp, None)

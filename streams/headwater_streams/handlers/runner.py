@@ -101,7 +101,6 @@ class Runner:
         self._threads = None if spec.is_async else ThreadPoolExecutor(spec.concurrency, f"headwater-{spec.name}")
         self._emitter = Emitter(outlet, prepare, self._tell_settled, self._refused, admits)
         self._gap = None if admits is None else GAP
-        self._epochs: dict[int, bytes] = {}
         self._fences: dict[int, Fences] = {}
         self._settler = Settler(
             spec.name,
@@ -110,7 +109,7 @@ class Runner:
             control,
             clock,
             metrics,
-            self._epochs,
+            self._fences,
             lambda _: self._tell_settled(),
             spec.dead_limit,
         )
@@ -194,7 +193,6 @@ class Runner:
 
     def activate(self, partition: int, fences: Fences) -> None:
         """Accept records of this partition, of the topic and of its family; call it before feeding any."""
-        self._epochs[partition] = fences.epoch
         self._fences[partition] = fences
         retrying = fences.retrying.get(self.spec.name, {})
         parked = fences.parked.get(self.spec.name, {})
@@ -245,7 +243,6 @@ class Runner:
         for tp in gone:
             self._given_up.pop(tp, None)
             self._positions.pop(tp, None)
-            self._epochs.pop(tp.partition, None)
             self._fences.pop(tp.partition, None)
 
     def _drop_unstarted(self, gone: frozenset[TP]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from faust.types import TP
@@ -20,6 +20,7 @@ from headwater_schemas.errors import HeadwaterError, Overloaded
 from headwater_streams.handlers.emitter import Outlet
 from headwater_streams.handlers.failure import FENCE, HOLD, HOLDS, due_stamp, failure_headers, merge
 from headwater_streams.handlers.family import Family
+from headwater_streams.handlers.fences import Fences
 from headwater_streams.handlers.lanes import Origin, Record
 from headwater_streams.handlers.limits import DeadLimit, FloodGuard
 from headwater_streams.handlers.message import Headers
@@ -43,7 +44,7 @@ class Settler:
     """Moves the failed and the parked records of one handler on one topic.
 
     Args:
-        epochs: by partition, the mark that the current assignment puts on what it writes (see ``fences``).
+        fences: by partition; their epoch marks what the current assignment writes.
         on_parked: called when a parked record is acknowledged, hence settled.
     """
 
@@ -55,7 +56,7 @@ class Settler:
         control: PartitionControl,
         clock: Clock,
         metrics: HandlerMetrics,
-        epochs: dict[int, bytes],
+        fences: Mapping[int, Fences],
         on_parked: Callable[[Record], None],
         dead_limit: DeadLimit | None = None,
     ) -> None:
@@ -65,7 +66,7 @@ class Settler:
         self._control = control
         self._clock = clock
         self._metrics = metrics
-        self._epochs = epochs
+        self._fences = fences
         self._on_parked = on_parked
         self._flood = None if dead_limit is None else FloodGuard(dead_limit)
         self._parking: deque[Record] = deque()  # not handed over yet, in order
@@ -309,5 +310,5 @@ class Settler:
             if record.first_failed_at is not None:
                 added[wire.HW_FIRST_FAILED_AT] = f"{record.first_failed_at:.3f}".encode()
         added[wire.HW_GROUP] = self._family.group.encode()
-        added[FENCE] = self._epochs[record.tp.partition]
+        added[FENCE] = self._fences[record.tp.partition].epoch
         return added

@@ -154,7 +154,6 @@ class MemoryBroker:
 
     async def fences(self, family: Family, fences: Fences, ranges: Ranges) -> Fences:
         """What ``read_fences`` finds on Kafka."""
-        fences.ends = {tp: end for tp, (_, end) in ranges.items()}
         for tp, (start, end) in ranges.items():
             for message in self.topics[tp.topic][tp.partition][start:end]:
                 fences.add(message, parked=tp.topic == family.parked)
