@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import Any
 
 import pytest
-from faust.types import TP
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
-from headwater_streams import Retry
 from headwater_streams.handlers.failure import header
 from headwater_streams.testing import StreamKit
-from streams.orders import TOPIC, first_seen, memory_app, order
+from streams.histories import Bills, all_committed, dead
+from streams.orders import TOPIC, first_seen, order
 
 KEYS = ("a", "b", "c")
 
@@ -29,40 +27,15 @@ class History:
         self, seed: int, *, records: int, failing: float, hopeless: float, partitions: int, hold: bool = False
     ) -> None:
         self.random = random.Random(seed)
-        self.effects: list[tuple[str, int]] = []
         self.sent: dict[str, list[int]] = {}
         self.records = records
         self.partitions = partitions
         self.hold = hold
         self.sent_back: set[tuple[int, int]] = set()
-        self.budget = {
-            number: self.random.choice((1, 1, 2)) for number in range(records) if self.random.random() < failing
-        }
-        self.hopeless = {number for number in range(records) if self.random.random() < hopeless}
-        self.kit = StreamKit(self._app(), partitions=partitions, batch=self.random.choice((1, 3, 50)))
-
-    def _app(self) -> Any:
-        app = memory_app()
-
-        @app.handler(
-            TOPIC,
-            retry=Retry("1s", "5s"),
-            concurrency=self.random.choice((1, 2, 10)),
-            max_waiting=5,
-            on_dead="hold" if self.hold else "flow",
+        self.bills = Bills(self.random, records, failing=failing, hopeless=hopeless, times=(1, 1, 2))
+        self.kit = StreamKit(
+            self.bills.app("hold" if hold else "flow"), partitions=partitions, batch=self.random.choice((1, 3, 50))
         )
-        async def bill(value: dict[str, Any]) -> None:
-            number = value["number"]
-            for _ in range(self.random.choice((0, 0, 1, 3))):
-                await asyncio.sleep(0)
-            if number in self.hopeless:
-                raise ValueError("hopeless")
-            if self.budget.get(number, 0):
-                self.budget[number] -= 1
-                raise ValueError("not now")
-            self.effects.append((value["key"], number))
-
-        return app
 
     async def run(self) -> None:
         await self.kit.start()
@@ -78,17 +51,9 @@ class History:
             if self.hold and self.random.random() < 0.1:
                 await self.kit.crash()
                 await self.kit.start()
-            if self._all_committed():
+            if all_committed(self.kit.broker):
                 break
         await self.kit.crash()
-
-    def _all_committed(self) -> bool:
-        return all(
-            self.kit.broker.offsets.get(tp, 0) == len(log)
-            for topic, logs in self.kit.broker.topics.items()
-            for tp, log in ((TP(topic, number), log) for number, log in enumerate(logs))
-            if not topic.endswith(".dlt") and topic.startswith(TOPIC)
-        )
 
     async def _something(self) -> None:
         """A step of the world: run a little, turn the clock, commit, or die."""
@@ -114,23 +79,19 @@ class History:
             if place in self.sent_back or self.random.random() < 0.5:
                 continue
             self.sent_back.add(place)
-            self.hopeless.discard(decode(letter.value())["number"])
+            self.bills.hopeless.discard(decode(letter.value())["number"])
             gone = ("hw-fence", "hw-hold", "hw-attempt", "hw-due-at")
             headers = [(name, value) for name, value in letter.headers() or [] if name not in gone]
             due = [*headers, ("hw-attempt", b"0"), ("hw-due-at", b"0")]
             tier = f"{TOPIC}.billing.retry.1s"
             self.kit.broker.send(tier, letter.value(), letter.key(), due, letter.partition())
 
-    def dead(self) -> set[int]:
-        decode = self.kit.codec.decoder(TOPIC)
-        return {decode(message.value())["number"] for message in self.kit.dead_letters(TOPIC)}
-
     def check(self) -> None:
-        assert self._all_committed(), "the group did not come to the end of its topics"
-        assert self.dead() == self.hopeless
-        seen = first_seen(self.effects)
+        assert all_committed(self.kit.broker), "the group did not come to the end of its topics"
+        assert dead(self.kit) == self.bills.hopeless
+        seen = first_seen(self.bills.effects)
         for key, numbers in self.sent.items():
-            assert seen.get(key, []) == [number for number in numbers if number not in self.hopeless], key
+            assert seen.get(key, []) == [number for number in numbers if number not in self.bills.hopeless], key
         for message in self.kit.dead_letters(TOPIC):
             assert header(message.headers(), "hw-reason") == b"handler"
 
@@ -157,8 +118,8 @@ def test_a_held_key_skips_nothing_whatever_crashes_and_whenever_the_operator_com
     history = History(seed, records=20, failing=0.2, hopeless=0.15, partitions=partitions, hold=True)
     asyncio.run(history.run())
 
-    assert history._all_committed(), "the group did not come to the end of its topics"
-    assert history.hopeless == set()
-    seen = first_seen(history.effects)
+    assert all_committed(history.kit.broker), "the group did not come to the end of its topics"
+    assert history.bills.hopeless == set()
+    seen = first_seen(history.bills.effects)
     for key, numbers in history.sent.items():
         assert seen.get(key, []) == numbers, key

@@ -19,11 +19,11 @@ from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
 from headwater_schemas.clock import ManualClock
-from headwater_streams import Retry
 from headwater_streams.handlers.message import Message
 from headwater_streams.testing import StreamKit
 from headwater_streams.testing.broker import MemoryBroker
-from streams.orders import TOPIC, first_seen, memory_app, order
+from streams.histories import Bills, all_committed, dead
+from streams.orders import TOPIC, first_seen, order
 
 KEYS = ("a", "b", "c")
 
@@ -70,10 +70,8 @@ class History:
         self.partitions = partitions
         self.clock = ManualClock()
         self.log = MemoryBroker(self.clock)
-        self.effects: list[tuple[str, int]] = []
         self.sent: dict[str, list[int]] = {}
-        self.hopeless = {number for number in range(records) if self.random.random() < 0.05}
-        self.budget = {number: self.random.choice((1, 1, 2, 4)) for number in range(records) if self._dice(0.25)}
+        self.bills = Bills(self.random, records, failing=0.25, hopeless=0.05, times=(1, 1, 2, 4))
         self.batch = self.random.choice((1, 3, 50))
         self.zombies: list[tuple[StreamKit, Connection]] = []
         self.kit, self.connection = self._worker()
@@ -83,26 +81,11 @@ class History:
 
     def _worker(self) -> tuple[StreamKit, Connection]:
         connection = Connection(self.log, self.clock)
-        kit = StreamKit(self._app(), partitions=self.partitions, batch=self.batch, clock=self.clock, broker=connection)
+        kit = StreamKit(
+            self.bills.app(), partitions=self.partitions, batch=self.batch, clock=self.clock, broker=connection
+        )
         kit.codec.encoder(TOPIC)  # every worker's registry in memory gives the schema the same id
         return kit, connection
-
-    def _app(self) -> Any:
-        app = memory_app()
-
-        @app.handler(TOPIC, retry=Retry("1s", "5s"), concurrency=self.random.choice((1, 2, 10)), max_waiting=5)
-        async def bill(value: dict[str, Any]) -> None:
-            number = value["number"]
-            for _ in range(self.random.choice((0, 0, 1, 3))):
-                await asyncio.sleep(0)
-            if number in self.hopeless:
-                raise ValueError("hopeless")
-            if self.budget.get(number, 0):
-                self.budget[number] -= 1
-                raise ValueError("not now")
-            self.effects.append((value["key"], number))
-
-        return app
 
     async def run(self) -> None:
         await self.kit.start()
@@ -118,7 +101,7 @@ class History:
         for _ in range(40 + 10 * self.records):
             await self.kit.advance("1s")
             await self.kit.commit()
-            if self._all_committed():
+            if all_committed(self.log):
                 break
         await self.kit.crash()
 
@@ -170,18 +153,6 @@ class History:
             await kit.crash()
             connection.deliver(self.random.choice((0, 1_000)))  # what it had written arrives, or is given up
 
-    def _all_committed(self) -> bool:
-        return all(
-            self.log.offsets.get(tp, 0) == len(log)
-            for topic, logs in self.log.topics.items()
-            for tp, log in ((TP(topic, number), log) for number, log in enumerate(logs))
-            if not topic.endswith(".dlt") and topic.startswith(TOPIC)
-        )
-
-    def dead(self) -> set[int]:
-        decode = self.kit.codec.decoder(TOPIC)
-        return {decode(message.value())["number"] for message in self.kit.dead_letters(TOPIC)}
-
 
 @pytest.mark.parametrize("partitions", [1, 3])
 @given(seed=st.integers(0, 2**32 - 1))
@@ -193,9 +164,9 @@ def test_a_worker_that_does_not_know_its_end_puts_nothing_out_of_order(partition
     history = History(seed, records=25, partitions=partitions)
     asyncio.run(history.run())
 
-    assert history._all_committed(), "the group did not come to the end of its topics"
-    dead = history.dead()  # two workers together may use up the tries of an event, and a third one make it good
-    assert history.hopeless <= dead
-    seen = first_seen([(key, number) for key, number in history.effects if number not in dead])
+    assert all_committed(history.log), "the group did not come to the end of its topics"
+    dead_ones = dead(history.kit)  # two workers together may use up the tries of an event, and a third one make it good
+    assert history.bills.hopeless <= dead_ones
+    seen = first_seen([(key, number) for key, number in history.bills.effects if number not in dead_ones])
     for key, numbers in history.sent.items():
-        assert seen.get(key, []) == [number for number in numbers if number not in dead], key
+        assert seen.get(key, []) == [number for number in numbers if number not in dead_ones], key
