@@ -64,14 +64,6 @@ def swept() -> Iterator[None]:
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Iterator[RedisServer]:
-    """A server to restrict."""
-    server = RedisServer(tmp_path)
-    yield server
-    server.kill()
-
-
-@pytest.fixture
 def tls(own: RedisServer, certificates: Certificates) -> Iterator[Proxy]:
     """The same server, by TLS."""
     with Proxy(own.port, tls=certificates.context) as proxy:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,14 +14,6 @@ from headwater_cache import CacheFull, EntityCache, RedisSettings, UnsafeRedis, 
 from headwater_cache.testing import MemoryLog
 from headwater_schemas.errors import CacheUnavailable, NotPermitted, SettingError, UsageError
 from headwater_schemas.settings import Environment
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[RedisServer]:
-    """A server to set up wrongly."""
-    server = RedisServer(tmp_path)
-    yield server
-    server.kill()
 
 
 def test_a_view_refuses_a_redis_that_may_evict(own: RedisServer) -> None:

@@ -7,7 +7,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -91,15 +91,8 @@ class Place:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path)
-    yield server
-    server.kill()
-
-
-@pytest.fixture
-def place(bootstrap: str, unique: Callable[[str], str], server: RedisServer) -> Place:
-    return Place(bootstrap, unique("plane"), server)
+def place(bootstrap: str, unique: Callable[[str], str], own: RedisServer) -> Place:
+    return Place(bootstrap, unique("plane"), own)
 
 
 async def until(
