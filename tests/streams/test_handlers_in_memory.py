@@ -150,9 +150,8 @@ async def test_the_offset_of_a_running_record_holds_the_commit_back() -> None:
     assert (held, let_go) == ([3], [10])
 
 
-async def test_a_commit_that_is_not_sent_or_finds_its_partition_gone_is_made_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def with_one_done() -> StreamKit:
+    """A kit in which one record is done, and nothing is committed."""
     app = memory_app()
 
     @app.handler(TOPIC)
@@ -163,6 +162,13 @@ async def test_a_commit_that_is_not_sent_or_finds_its_partition_gone_is_made_aga
     await kit.start()
     kit.send(TOPIC, order("a", 1), key="a")
     await kit.settle()
+    return kit
+
+
+async def test_a_commit_that_is_not_sent_or_finds_its_partition_gone_is_made_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kit = await with_one_done()
     with monkeypatch.context() as leaving:
         leaving.setattr(kit.broker, "commit_soon", lambda offsets, told: False)
         await kit.commit()
@@ -178,16 +184,7 @@ async def test_a_commit_that_is_not_sent_or_finds_its_partition_gone_is_made_aga
 
 
 async def test_what_the_brokers_refused_to_commit_is_part_of_the_next_commit_with_all_that_was_told_of_it() -> None:
-    app = memory_app()
-
-    @app.handler(TOPIC)
-    async def bill(value: dict[str, Any]) -> None:
-        """Nothing."""
-
-    kit = StreamKit(app)
-    await kit.start()
-    kit.send(TOPIC, order("a", 1), key="a")
-    await kit.settle()
+    kit = await with_one_done()
     await kit.commit()
     committed, told = dict(kit.broker.offsets), dict(kit.broker.told)
     kit.broker.offsets.clear()
