@@ -4,7 +4,8 @@
 
 *Latency*: the four threads of a process commit transactions of five events each, at the rate; a relay process sends
 them; this process consumes the topic. An event's latency is from its insert (before the commit) to its arrival here, so
-it includes the commit, the notification, the relay, the broker and the fetch. *Drain*: rows are committed with no relay
+it includes the commit, the notification, the relay, the broker and the fetch. The first 400 events, at a tenth of the
+rate, are not counted: they connect everybody. *Drain*: rows are committed with no relay
 running; then one relay works until the outbox is empty. PostgreSQL runs with fsync on, on free ports, and is removed
 afterwards; without ``HEADWATER_KAFKA_BOOTSTRAP`` so does an embedded Kafka.
 """
@@ -34,6 +35,7 @@ from producers.postgres import binaries, postgres
 TOGETHER = 5
 THREADS = 4
 PARTITIONS = 4
+WARM_UP = 400
 
 
 class Rows:
@@ -106,21 +108,27 @@ def latencies(url: str, bootstrap: str, rows: int, rate: float) -> tuple[list[fl
         consumer.assign([TopicPartition(TOPIC, number, _end(consumer, number)) for number in range(PARTITIONS)])
         with process(RELAY, url, bootstrap) as relay:
             time.sleep(2.0)  # it has looked, found nothing, and listens
+            insert(url, WARM_UP, rate / 10, TOGETHER)
+            assert sum(1 for _ in arrivals(consumer, WARM_UP)) == WARM_UP, f"no warm-up (relay: {relay.poll()})"
             with process(WRITER, sys.path[0], url, str(rows), str(rate)) as writer:
                 first = last = 0.0
-                quiet_since = time.monotonic()
-                while len(seen) < rows and time.monotonic() - quiet_since < 30:
-                    message = consumer.poll(0.1)  # one at a time: ``consume`` waits for more
-                    if message is None:
-                        continue
-                    assert message.error() is None, message.error()
-                    last = time.time()
+                for last, created in arrivals(consumer, rows):
                     first = first or last
-                    seen.append(last - message.timestamp()[1] / 1000)
-                    quiet_since = time.monotonic()
+                    seen.append(last - created)
                 ended = f"(relay: {relay.poll()}, writer: {writer.poll()})"
                 assert len(seen) >= rows, f"{len(seen)} of {rows} events arrived {ended}"
     return sorted(seen), len(seen) / (last - first)
+
+
+def arrivals(consumer: Consumer, count: int) -> Iterator[tuple[float, float]]:
+    """When each event arrived and when it was created, until so many came or none did for half a minute."""
+    came, quiet_since = 0, time.monotonic()
+    while came < count and time.monotonic() - quiet_since < 30:
+        message = consumer.poll(0.1)  # one at a time: ``consume`` waits for more
+        if message is not None:
+            assert message.error() is None, message.error()
+            yield time.time(), message.timestamp()[1] / 1000
+            came, quiet_since = came + 1, time.monotonic()
 
 
 def _end(consumer: Consumer, number: int) -> int:

@@ -20,13 +20,14 @@ from typing import Any
 import fastavro
 import pytest
 from prometheus_client import REGISTRY
-from sqlalchemy import Engine, create_engine, delete, func, inspect, select, text, update
+from sqlalchemy import Engine, create_engine, delete, func, insert, inspect, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from headwater_producers.errors import OutboxUnavailable
 from headwater_producers.outbox import Outbox, OutboxEvent, Relay, RelaySettings, create_outbox
-from headwater_producers.outbox.table import OutboxLane
+from headwater_producers.outbox.batch import Batches
+from headwater_producers.outbox.table import LANES, OutboxLane
 from headwater_schemas.catalogue import Catalogue
 from headwater_schemas.errors import (
     BrokerUnavailable,
@@ -299,6 +300,31 @@ def _count_into(dealt_with: dict[Relay, int], relay: Relay) -> None:
         return count
 
     relay.relay_once = counted  # type: ignore[method-assign]  # to see who did the work
+
+
+def test_a_turn_reads_its_batch_and_not_all_that_waits(postgres_database: str) -> None:
+    engine = create_engine(postgres_database)
+    create_outbox(engine)
+    batches = Batches(engine, size=100, keep=False)
+    counted = text("SELECT idx_tup_fetch + seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'outbox'")
+
+    def turn() -> tuple[int, int]:
+        """How many rows a batch has, and how many PostgreSQL read for it."""
+        with batches.take() as rows:
+            read = batches.connection.scalar(counted)
+            batches.settle([row.seq for row in rows], {})
+            batches.connection.execute(text("SELECT pg_stat_force_next_flush()"))  # so that each turn counts from zero
+            return len(rows), read
+
+    with engine.begin() as connection:
+        connection.execute(text("ANALYZE outbox"))  # the planner knows it as empty, as after every night
+        some = {"id": "", "aggregatetype": "t", "type": "t", "headers": {}}
+        connection.execute(insert(OutboxEvent), [some | {"lane": number % LANES} for number in range(20_000)])
+    turns = [turn() for _ in range(5)]
+    engine.dispose()
+
+    assert all(rows >= 96 for rows, _ in turns), turns
+    assert all(read <= rows + LANES for rows, read in turns), turns
 
 
 def test_a_commit_wakes_the_relay_at_once(postgres_database: str, outbox: Outbox, bootstrap: str, topic: str) -> None:

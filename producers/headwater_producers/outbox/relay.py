@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Final, Self
 
+import msgspec
 from confluent_kafka import KafkaException
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.exc import ArgumentError
@@ -237,9 +238,10 @@ class Relay:
 
 def _observe(rows: list[Row], outcomes: dict[int, HeadwaterError | None]) -> None:
     now = datetime.now(UTC)
+    observers = {topic: OUTBOX_RELAY_SECONDS.labels(topic).observe for topic in {row.topic for row in rows}}
     for row in rows:
         if outcomes.get(row.seq, row) is None:
-            OUTBOX_RELAY_SECONDS.labels(row.topic).observe(max(0.0, (now - row.created_at).total_seconds()))
+            observers[row.topic](max(0.0, (now - row.created_at).total_seconds()))
 
 
 def make_engine(url: str) -> Engine:
@@ -249,7 +251,7 @@ def make_engine(url: str) -> Engine:
         SettingError: the URL cannot be understood, or its driver is not installed.
     """
     try:
-        return create_engine(url, pool_pre_ping=True)
+        return create_engine(url, json_deserializer=msgspec.json.decode)
     except (ArgumentError, ImportError) as exc:
         raise SettingError(
             "HEADWATER_OUTBOX_URL cannot be used: pass e.g. postgresql+psycopg://user:password@host/database or "
