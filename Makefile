@@ -12,7 +12,7 @@ JOBS ?= 3
 # Container images often set this; every process would then compile every module anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test lint format docs bench lock clean
+.PHONY: help setup servers demo test lint format docs bench lock clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 18
@@ -33,7 +33,11 @@ $(VENV)/.ready: $(BIN)/uv requirements.lock $(addsuffix /pyproject.toml,$(MEMBER
 demo: setup ## replay a year of real flights through the whole pipeline and check every figure
 	@$(BIN)/headwater demo $(ARGS)
 
-test: setup ## unit and integration tests on the real embedded stack, in JOBS processes (3), each with servers of its own
+# Other backends need no servers of ours.
+servers: setup
+	@[ "$${HEADWATER_TEST_BACKEND:-embedded}" != embedded ] || $(BIN)/headwater prepare
+
+test: servers ## unit and integration tests on the real embedded stack, in JOBS processes (3), each with servers of its own
 	@$(BIN)/pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: setup ## ruff, strict typing, import layers

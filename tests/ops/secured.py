@@ -15,9 +15,10 @@ from confluent_kafka.cimpl import NewTopic
 
 from backends.embedded import embedded
 from certificates import authority
+from headwater_ops.stack.aot import AotCaches
 from headwater_ops.stack.download import Downloads
 from headwater_ops.stack.endpoints import cache_dir
-from headwater_ops.stack.kafka import Broker, new_cluster_id
+from headwater_ops.stack.kafka import Broker, new_id
 from headwater_ops.stack.ports import HOST, choose
 from headwater_schemas.settings import Environment
 
@@ -77,9 +78,10 @@ def secured_broker(folder: Path) -> Iterator[Secured]:
             1,
             stack.state_dir / "stack" / "broker-1",
             ports,
-            cluster_id=new_cluster_id(),
+            cluster_id=new_id(),
             controllers={1: ports["controller"]},
             downloads=Downloads(cache_dir()),
+            aot=AotCaches(cache_dir()),
             properties=_properties(ports, keystore),
         )
         broker.start(120.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from pathlib import Path
 
-from headwater_ops.stack.kafka import new_cluster_id
+from headwater_ops.stack.kafka import new_id
 from headwater_ops.stack.layout import Layout
 
 
@@ -24,7 +24,7 @@ def test_a_folder_without_a_layout_has_none(tmp_path: Path) -> None:
 
 def test_a_cluster_id_is_never_taken_for_an_option() -> None:
     """Kafka's tool reads an id that begins with a dash as one; one random id in 64 would."""
-    made = [new_cluster_id() for _ in range(2000)]
+    made = [new_id() for _ in range(2000)]
 
     assert not any(text.startswith("-") for text in made)
     assert all(len(base64.urlsafe_b64decode(text + "==")) == 16 for text in made)

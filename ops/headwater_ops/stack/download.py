@@ -48,10 +48,10 @@ class Silent:
 
 
 class Downloads:
-    """The artifacts kept in ``folder``. Safe to share between processes: one of them fetches, the others wait."""
+    """What is kept in ``folder``. Safe to share between processes: one of them fetches, the others wait."""
 
     def __init__(self, folder: Path, progress: Progress | None = None, *, backoff: float = 0.5) -> None:
-        self._folder = folder
+        self.folder = folder
         self._progress = progress or Silent()
         self._backoff = backoff  # seconds before the second attempt; doubles
 
@@ -70,7 +70,7 @@ class Downloads:
             missing = [artifact for artifact, is_sound in zip(wanted, sound, strict=True) if not is_sound]
             if missing:
                 size = sum(artifact.bytes for artifact in missing)
-                check_space(self._folder, size, "HEADWATER_CACHE_DIR")
+                check_space(self.folder, size, "HEADWATER_CACHE_DIR")
                 self._progress.expect(size)
                 self._fetch(missing)
         return [self._path(artifact) for artifact in wanted]
@@ -81,12 +81,12 @@ class Downloads:
         Raises:
             DownloadFailed, HashMismatch, NoSpace: as ``fetch``.
         """
-        target = self._folder / f"{archive.coordinate.split(':')[1]}-{archive.sha256[:16]}"
+        target = self.folder / f"{archive.coordinate.split(':')[1]}-{archive.sha256[:16]}"
         if not target.exists():
             (path,) = self.fetch([archive])
             with self._exclusive():
                 if not target.exists():
-                    check_space(self._folder, int(archive.bytes * _UNPACKED), "HEADWATER_CACHE_DIR")
+                    check_space(self.folder, int(archive.bytes * _UNPACKED), "HEADWATER_CACHE_DIR")
                     _extract(path, target)
                 path.unlink(missing_ok=True)
         return target
@@ -95,7 +95,7 @@ class Downloads:
         _, name, version, *rest = artifact.coordinate.split(":")
         classifier, extension = rest if rest else ("", "jar")
         suffix = f"-{classifier}" if classifier else ""
-        return self._folder / "artifacts" / f"{name}-{version}{suffix}.{extension}"
+        return self.folder / "artifacts" / f"{name}-{version}{suffix}.{extension}"
 
     def _is_sound(self, artifact: LockedArtifact) -> bool:
         path = self._path(artifact)
@@ -118,10 +118,10 @@ class Downloads:
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
         try:
-            (self._folder / "artifacts").mkdir(parents=True, exist_ok=True)
-            lock = (self._folder / "download.lock").open("w")
+            (self.folder / "artifacts").mkdir(parents=True, exist_ok=True)
+            lock = (self.folder / "download.lock").open("w")
         except OSError as exc:
-            raise translated(exc, self._folder, "HEADWATER_CACHE_DIR") from exc
+            raise translated(exc, self.folder, "HEADWATER_CACHE_DIR") from exc
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield

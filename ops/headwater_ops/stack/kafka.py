@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import shutil
 import subprocess
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from headwater_ops.stack.aot import AotCaches
 from headwater_ops.stack.download import Downloads
 from headwater_ops.stack.errors import StartFailed
 from headwater_ops.stack.java import JVM_FLAGS, find_java
@@ -16,7 +18,7 @@ from headwater_ops.stack.lock import load_lock
 from headwater_ops.stack.part import Part
 from headwater_ops.stack.ports import HOST, is_listening
 
-__all__ = ["Broker", "cluster_nodes", "new_cluster_id"]
+__all__ = ["Broker", "cluster_nodes", "new_id"]
 
 _LOG4J = """\
 status = warn
@@ -32,8 +34,8 @@ rootLogger.appenderRef.console.ref = console
 """
 
 
-def new_cluster_id() -> str:
-    """A cluster id as Kafka makes them: a random UUID in base64 that is not taken for a command-line option."""
+def new_id() -> str:
+    """An id of a cluster or a folder as Kafka makes them: a random UUID in base64, not to be taken for an option."""
     while True:
         text = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
         if not text.startswith("-"):
@@ -82,6 +84,7 @@ class Broker(Part):
         cluster_id: str,
         controllers: Mapping[int, int],
         downloads: Downloads,
+        aot: AotCaches,
         advertised: Mapping[str, int] | None = None,
         properties: Mapping[str, str] | None = None,
     ) -> None:
@@ -90,6 +93,7 @@ class Broker(Part):
         self._cluster_id = cluster_id
         self._controllers = controllers
         self._downloads = downloads
+        self._aot = aot
         self._advertised = dict(advertised or {})
         self._properties = dict(properties or {})
 
@@ -99,13 +103,26 @@ class Broker(Part):
 
     def prepare(self) -> None:
         (self.folder / "log4j2.properties").write_text(_LOG4J)
-        config = "".join(f"{name}={value}\n" for name, value in self._config().items())
-        (self.folder / "server.properties").write_text(config)
+        (self.folder / "server.properties").write_text(_properties(self._config()))
         if not (self.folder / "data" / "meta.properties").exists():
             self._format()
 
     def command(self) -> list[str]:
-        return [*self._java(), "-Xms128m", "-Xmx512m", "kafka.Kafka", "server.properties"]
+        java, *options = self._java()
+        return [
+            java,
+            *self._aot.flags(self.server()),
+            *options,
+            "-Xms128m",
+            "-Xmx512m",
+            "kafka.Kafka",
+            "server.properties",
+        ]
+
+    @classmethod
+    def server(cls) -> str:
+        """Name and version."""
+        return f"kafka-{load_lock().kafka_version}"
 
     def is_ready(self) -> bool:
         return is_listening(self.ports["client"]) and self.node in cluster_nodes(self.address, 1.0)
@@ -121,6 +138,22 @@ class Broker(Part):
         ]
 
     def _format(self) -> None:
+        """What the first node of this machine was given holds the features of its version and nothing of its cluster:
+        to copy it spares the next ones a JVM."""
+        pattern = self._downloads.folder / f"{self.server()}.bootstrap.checkpoint"
+        data = self.folder / "data"
+        if pattern.exists():
+            data.mkdir(exist_ok=True)
+            shutil.copyfile(pattern, data / "bootstrap.checkpoint")
+            identity = {"version": 1, "cluster.id": self._cluster_id, "node.id": self.node, "directory.id": new_id()}
+            (data / "meta.properties").write_text(_properties(identity))
+            return
+        self._format_by_tool()
+        partial = pattern.with_name(f"{pattern.name}.{uuid.uuid4().hex}")
+        shutil.copyfile(data / "bootstrap.checkpoint", partial)
+        partial.replace(pattern)
+
+    def _format_by_tool(self) -> None:
         done = subprocess.run(
             [*self._java(), "kafka.tools.StorageTool", "format", "-t", self._cluster_id, "-c", "server.properties"],
             cwd=self.folder,
@@ -185,6 +218,10 @@ class Broker(Part):
             "replica.lag.time.max.ms": 10000,
             **self._properties,
         }
+
+
+def _properties(entries: Mapping[str, object]) -> str:
+    return "".join(f"{name}={value}\n" for name, value in entries.items())
 
 
 def _listeners(ports: Mapping[str, int]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
+from headwater_ops.stack.aot import AotCaches
 from headwater_ops.stack.download import Downloads
 from headwater_ops.stack.java import JVM_FLAGS, find_java
 from headwater_ops.stack.lock import load_lock
@@ -21,9 +22,15 @@ class Registry(Part):
     service: ClassVar[str] = "registry"
     listeners: ClassVar[Mapping[str, int]] = {"http": 8081, "management": 8082}
 
-    def __init__(self, folder: Path, ports: Mapping[str, int], *, downloads: Downloads) -> None:
+    def __init__(self, folder: Path, ports: Mapping[str, int], *, downloads: Downloads, aot: AotCaches) -> None:
         super().__init__("registry", folder, ports)
         self._downloads = downloads
+        self._aot = aot
+
+    @classmethod
+    def server(cls) -> str:
+        """Name and version."""
+        return f"registry-{load_lock().registry_version}"
 
     @property
     def url(self) -> str:
@@ -38,6 +45,7 @@ class Registry(Part):
     def command(self) -> list[str]:
         return [
             str(find_java()),
+            *self._aot.flags(self.server()),
             "-Xmx256m",
             *JVM_FLAGS,
             "-jar",

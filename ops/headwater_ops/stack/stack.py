@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Literal, Self
 
 from headwater_ops.stack import endpoints as places
+from headwater_ops.stack.aot import AotCaches
 from headwater_ops.stack.download import Downloads, Progress
 from headwater_ops.stack.endpoints import Endpoints
 from headwater_ops.stack.errors import PortTaken, StartFailed, StateMismatch, UsageError, check_space, translated
-from headwater_ops.stack.kafka import Broker, cluster_nodes, new_cluster_id
+from headwater_ops.stack.kafka import Broker, cluster_nodes, new_id
 from headwater_ops.stack.layout import Layout
 from headwater_ops.stack.lock import load_lock
 from headwater_ops.stack.part import Part
@@ -85,7 +86,9 @@ class Stack:
         self._advertised = dict(advertised or {})
         self._broker_properties = dict(broker_properties or {})
         self._ports: PortChoice = ports
-        self._downloads = Downloads(cache_dir or places.cache_dir(), progress)
+        cache = cache_dir or places.cache_dir()
+        self._downloads = Downloads(cache, progress)
+        self._aot = AotCaches(cache)
 
     def __enter__(self) -> Self:
         self.up()
@@ -200,7 +203,7 @@ class Stack:
         usual = _usual_ports(len(known.brokers) if known else self._brokers or 1, self._advertised)
         kept = self._kept(known.ports, usual) if known else {}
         self._stop(name for name in usual if name not in kept)
-        layout = Layout(known.cluster_id if known else new_cluster_id(), self._choose(usual, kept))
+        layout = Layout(known.cluster_id if known else new_id(), self._choose(usual, kept))
         layout.save(self._root)
         return layout
 
@@ -246,13 +249,14 @@ class Stack:
                 cluster_id=layout.cluster_id,
                 controllers=controllers,
                 downloads=self._downloads,
+                aot=self._aot,
                 advertised={name: told[node] for name, told in self._advertised.items()},
                 properties=self._broker_properties,
             )
             for node in layout.brokers
         ]
         parts.append(Redis("redis", self._root / "redis", ports["redis"]))
-        parts.append(Registry(self._root / "registry", ports["registry"], downloads=self._downloads))
+        parts.append(Registry(self._root / "registry", ports["registry"], downloads=self._downloads, aot=self._aot))
         return {part.name: part for part in parts}
 
     def _part(self, name: str) -> Part:
