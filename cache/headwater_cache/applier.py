@@ -10,7 +10,7 @@ from headwater_cache.continuity import Continuity, TopicPartition, spans_of
 from headwater_cache.entry import State
 from headwater_cache.metrics import APPLY, EVENT_LAG, VERSION_CONFLICT
 from headwater_cache.scripts import APPLY as APPLY_SCRIPT
-from headwater_cache.scripts import INVALIDATE
+from headwater_cache.scripts import INVALIDATE, apply_args
 from headwater_cache.space import Space
 from headwater_cache.steps import Command, Step, evaluate, evaluate_many
 from headwater_cache.versions import ZERO, Version
@@ -91,14 +91,14 @@ class Applier:
 
     def _run(self, entries: Sequence[tuple[str, bytes, str]], behind: Sequence[Command]) -> Step[list[ApplyOutcome]]:
         commands: list[Command] = []
-        may_create = "1" if self._space.mode == "view" else "0"
+        may_create = self._space.mode == "view"
         for start in range(0, len(entries), self._chunk):
             keys: list[str] = []
-            args: list[str | bytes] = ["E", may_create, self._space.fence_ms]
+            fields: list[str | bytes] = []
             for key, data, life in entries[start : start + self._chunk]:
                 keys.append(key)
-                args += data, "", life
-            commands.append(APPLY_SCRIPT.call(keys, args))
+                fields += data, "", life
+            commands.append(APPLY_SCRIPT.call(keys, apply_args("E", may_create, self._space.fence_ms, fields)))
         replies = yield from evaluate_many([*commands, *behind])
         if behind and behind[-1][0] == "WAIT" and replies[-1] < self._space.replicas:
             raise CacheUnavailable(

@@ -5,7 +5,8 @@
 -- ARGV[2]  1 if this writer may turn an absent, fenced or negative key into a value without a lease (a view's in-order
 --          event path), else 0
 -- ARGV[3]  how long a fence lives, ms
--- ARGV[4…] per key: the new entry, the lease token ('' = none), how long it lives in ms (0 = for ever)
+-- ARGV[4]  three fields per key, joined: the new entry, the lease token ('' = none), how long it lives in ms (0 = for ever)
+-- ARGV[5]  the sizes of the fields, as an array in MessagePack
 --
 -- Returns one letter per key: a applied, c created under a lease, r refreshed, f fenced, s stale, e equal, l lease lost,
 -- d other version domain (fenced).
@@ -13,6 +14,11 @@
 -- The head of an entry: state 1, format 2, domain 3-10, version 11-40, stamps and sizes 41-74. Versions are digits of fixed
 -- width, compared as text: Lua's numbers lose bits above 2^53.
 local who, may_create, fence_ms = ARGV[1], ARGV[2] == '1', ARGV[3]
+local fields, from = {}, 1
+for i, size in ipairs(cmsgpack.unpack(ARGV[5])) do
+  fields[i] = string.sub(ARGV[4], from, from + size - 1)
+  from = from + size
+end
 
 local function store(key, entry, ttl)
   if ttl == '0' then redis.call('SET', key, entry) else redis.call('SET', key, entry, 'PX', ttl) end
@@ -71,10 +77,10 @@ end
 
 local out = {}
 for i = 1, #KEYS do
-  local at = 4 + 3 * (i - 1)
-  local result = apply(KEYS[i], ARGV[at], ARGV[at + 1], ARGV[at + 2])
+  local at = 3 * i - 2
+  local result = apply(KEYS[i], fields[at], fields[at + 1], fields[at + 2])
   if result == 'l' or result == 'd' or (result == 's' and who ~= 'E') then -- for explain; events that repeat are no news
-    redis.call('SET', KEYS[i] .. ':x', result .. who .. string.sub(ARGV[at], 1, 48), 'PX', 3600000)
+    redis.call('SET', KEYS[i] .. ':x', result .. who .. string.sub(fields[at], 1, 48), 'PX', 3600000)
   end
   out[i] = result
 end

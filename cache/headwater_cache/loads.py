@@ -29,7 +29,7 @@ from headwater_cache.metrics import (
 from headwater_cache.probation import Probation
 from headwater_cache.reads import Reading, Verdict, fetch_many, judge, needed, request_counters
 from headwater_cache.scripts import APPLY as APPLY_SCRIPT
-from headwater_cache.scripts import PASS
+from headwater_cache.scripts import PASS, apply_args
 from headwater_cache.source import Loaded
 from headwater_cache.space import Space
 from headwater_cache.steps import Call, Gather, Join, Pause, Read, Spawn, Step, evaluate
@@ -322,7 +322,8 @@ class SourceReads(Generic[V]):
     def _apply(self, key: str, token: str, data: bytes, life: str) -> Step[ApplyOutcome | None]:
         space = self._space
         try:
-            letters = yield from evaluate(APPLY_SCRIPT, [space.key(key)], ["L", "0", space.fence_ms, data, token, life])
+            args = apply_args("L", False, space.fence_ms, [data, token, life])
+            letters = yield from evaluate(APPLY_SCRIPT, [space.key(key)], args)
         except (CacheUnavailable, Overloaded):
             APPLY.labels(space.name, "load", "failed").inc()
             return None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from importlib import resources
 
+import msgspec
+
 __all__ = [
     "ACQUIRE",
     "APPLY",
@@ -19,6 +21,7 @@ __all__ = [
     "TOUCH",
     "WATERMARK",
     "Script",
+    "apply_args",
 ]
 
 
@@ -49,3 +52,13 @@ WATERMARK = Script("watermark")
 LOCK = Script("lock")
 EXTEND = Script("extend")
 SCRIPTS = (APPLY, ACQUIRE, RELEASE, TOUCH, INVALIDATE, PASS, GOLIVE, TAGGED, WATERMARK, LOCK, EXTEND)
+
+
+def apply_args(who: str, may_create: bool, fence_ms: str, fields: list[str | bytes]) -> list[str | bytes]:
+    """The arguments of ``APPLY``; ``fields`` are entry, lease token and life of each key in turn.
+
+    They travel joined: to write some hundred arguments took a client a fifth of its time for a batch.
+    """
+    parts = [field.encode() if isinstance(field, str) else field for field in fields]
+    sizes = msgspec.msgpack.encode([len(part) for part in parts])
+    return [who, "1" if may_create else "0", fence_ms, b"".join(parts), sizes]

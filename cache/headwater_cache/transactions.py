@@ -7,6 +7,7 @@ from typing import Generic, NamedTuple, TypeVar
 from headwater_cache.applier import OUTCOMES
 from headwater_cache.metrics import APPLY, VERSION_CONFLICT
 from headwater_cache.scripts import APPLY as APPLY_SCRIPT
+from headwater_cache.scripts import apply_args
 from headwater_cache.space import Space
 from headwater_cache.steps import Command, Step, evaluate_many
 from headwater_cache.values import ValueCodec
@@ -77,4 +78,5 @@ class Buffer(Generic[V]):
         space = self._space
         payload = write.payload
         data, life = space.entry("T" if payload is None else "V", write.version, payload or b"", write.schema_id)
-        return APPLY_SCRIPT.call([space.key(write.key)], ["W", "0", space.fence_ms, data, "", life])
+        args = apply_args("W", False, space.fence_ms, [data, "", life])
+        return APPLY_SCRIPT.call([space.key(write.key)], args)

@@ -10,7 +10,7 @@ from headwater_cache.changes import ChangeLog
 from headwater_cache.errors import SourceFailed
 from headwater_cache.filter import KeyFilter
 from headwater_cache.metrics import APPLY, LEASE, VERSION_CONFLICT
-from headwater_cache.scripts import ACQUIRE, RELEASE
+from headwater_cache.scripts import ACQUIRE, RELEASE, apply_args
 from headwater_cache.scripts import APPLY as APPLY_SCRIPT
 from headwater_cache.source import Source
 from headwater_cache.space import Space
@@ -101,7 +101,8 @@ class Writes(Generic[V]):
             raise
         data, life = space.entry("T" if payload is None else "V", committed, payload or b"", schema_id)
         try:
-            letters = yield from evaluate(APPLY_SCRIPT, [space.key(key)], ["W", "0", space.fence_ms, data, token, life])
+            args = apply_args("W", False, space.fence_ms, [data, token, life])
+            letters = yield from evaluate(APPLY_SCRIPT, [space.key(key)], args)
         except HeadwaterError as exc:  # the truth has it, and its change event will repair the cache
             APPLY.labels(space.name, "write", "failed").inc()
             _expect_unavailable(exc)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from cache.model import Model
-from cache.parts import fixed_space
+from cache.parts import fields_of, fixed_space
 from cache.table import VALUES, Table
 from headwater_cache.entry import unpack
 from headwater_cache.errors import NotVisibleYet, SourceBusy
@@ -208,10 +208,9 @@ class Explorer:
             answer = model.release(str(name), _bytes(args[0]))
         else:
             assert sha == APPLY.sha, command
-            who, may_create, fence_ms, entry, token, life = args
-            letter = model.apply(
-                str(who), may_create == "1", str(fence_ms), str(name), _bytes(entry), _bytes(token), str(life)
-            )
+            who, may_create, fence_ms = args[:3]
+            entry, token, life = fields_of(args)
+            letter = model.apply(str(who), may_create == "1", str(fence_ms), str(name), entry, token, life.decode())
             answer = letter.encode()
         return answer, self._after(world, model)
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from io import BytesIO
+
+import msgspec
 
 from headwater_cache.settings import CachePolicy
 from headwater_cache.space import Mode, Space
@@ -15,3 +19,12 @@ def fixed_space(name: str, mode: Mode, policy: CachePolicy, clock: Clock, seed: 
     space._use(1)
     space.checked, space._look_at = True, float("inf")
     return space
+
+
+def fields_of(args: Sequence[str | bytes | int]) -> list[bytes]:
+    """The fields in the arguments of an APPLY."""
+    joined, sizes = args[3:]
+    assert isinstance(joined, bytes)
+    assert isinstance(sizes, bytes)
+    source = BytesIO(joined)
+    return [source.read(size) for size in msgspec.msgpack.decode(sizes, type=list[int])]

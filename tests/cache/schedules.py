@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from cache.parts import fixed_space
+from cache.parts import fields_of, fixed_space
 from cache.resp import RespPort
 from cache.table import VALUES, Table
 from headwater_cache.applier import Applier
@@ -211,14 +211,15 @@ class Schedule:
         command = ("EVALSHA", self.apply_sha, *command[2:])
         count = int(command[2])
         keys = [str(key) for key in command[3 : 3 + count]]
-        tokens = [command[3 + count + 4 + 3 * at] for at in range(count)]
-        who, may_create = command[3 + count], command[4 + count]
+        args = command[3 + count :]
+        who, may_create = args[:2]
+        tokens = fields_of(args)[1::3]
         looks: list[Command] = [look for key in keys for look in (("GET", key), ("GET", key + ":l"))]
         replies = yield [*looks, command, *looks]
         before, reply, after = replies[: 2 * count], replies[2 * count], replies[2 * count + 1 :]
         for at, key in enumerate(keys):
             lease = before[2 * at + 1]
-            live = lease is not None and lease.decode() == tokens[at]
+            live = lease is not None and lease == tokens[at]
             self.outcomes[f"{who!s} {chr(reply[at])}"] += 1
             self._check_change(key, before[2 * at], after[2 * at], live or may_create == "1", who == "L" and not live)
             if before[2 * at] != after[2 * at] and after[2 * at + 1] is not None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cache.model import Model
 from cache.resp import RespPort
 from headwater_cache.entry import SEEN_SIZE, State, pack, unpack
-from headwater_cache.scripts import ACQUIRE, APPLY, INVALIDATE, RELEASE
+from headwater_cache.scripts import ACQUIRE, APPLY, INVALIDATE, RELEASE, apply_args
 from headwater_cache.steps import Command
 from headwater_cache.versions import Version, log_version
 
@@ -68,7 +68,7 @@ def _both(model: Model, key: str, operation: tuple[Any, ...]) -> tuple[Command, 
     match operation:
         case ("apply", who, may_create, new, token, life):
             reply = model.apply(who, may_create, "70000", key, new, token, life).encode()
-            return APPLY.call([key], [who, "1" if may_create else "0", "70000", new, token, life]), reply
+            return APPLY.call([key], apply_args(who, may_create, "70000", [new, token, life])), reply
         case ("acquire", token):
             return ACQUIRE.call([key], [token, "60000", "log     ", "?"]), model.acquire(key, token, b"log     ", b"?")
         case ("acquire seen", token):
@@ -130,8 +130,8 @@ def test_r27_events_keep_a_present_entry_at_the_newest_version(port: RespPort, d
 
 def _event(key: str, event: Event, view: bool) -> Command:
     number, state = event
-    args: list[str | bytes] = ["E", "1" if view else "0", "70000", entry(state, "log", log_version(0, number), number)]
-    return APPLY.call([key], [*args, "", "0"])
+    fields: list[str | bytes] = [entry(state, "log", log_version(0, number), number), "", "0"]
+    return APPLY.call([key], apply_args("E", view, "70000", fields))
 
 
 @given(
