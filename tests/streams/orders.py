@@ -7,6 +7,7 @@ from typing import Any
 from headwater_schemas.catalogue import Catalogue, TopicSpec
 from headwater_schemas.registry import LocalRegistry
 from headwater_streams import StreamApp
+from headwater_streams.handlers.failure import header
 
 ORDER: dict[str, Any] = {
     "type": "record",
@@ -36,6 +37,12 @@ def memory_app(*topics: str, name: str = "billing") -> StreamApp:
 def order(key: str, number: int) -> dict[str, Any]:
     """One event."""
     return {"key": key, "number": number}
+
+
+def text(headers: Any, name: str) -> str | None:
+    """A header as text."""
+    found = header(headers, name)
+    return None if found is None else found.decode()
 
 
 def first_seen(effects: list[tuple[str, int]]) -> dict[str, list[int]]:

@@ -35,6 +35,7 @@ SERVICES: tuple[Service, ...] = ("kafka", "redis", "registry")
 _Ports = dict[str, dict[str, int]]  # part -> listener -> port
 
 _PORT_ATTEMPTS = 3
+_GRACE_OF_WIPED = 2.0  # seconds: brokers left without a quorum try to say good-bye for up to seven
 _STATE_BYTES = 100 << 20  # what an empty stack may write
 
 
@@ -136,7 +137,8 @@ class Stack:
             return
         with self._exclusive():
             # By pid file, not by layout: this also finds the parts of an `up` that was killed half-way.
-            self._stop(file.parent.name for file in self._root.glob("*/pid.json"))
+            names = [file.parent.name for file in self._root.glob("*/pid.json")]
+            self._stop(names, _GRACE_OF_WIPED if wipe else Part.grace)
             if wipe:
                 shutil.rmtree(self._root)
 
@@ -234,9 +236,9 @@ class Stack:
     def _server(self, name: str) -> ServerProcess:
         return ServerProcess(name, self._root / name)
 
-    def _stop(self, names: Iterable[str]) -> None:
+    def _stop(self, names: Iterable[str], grace: float = Part.grace) -> None:
         with ThreadPoolExecutor() as pool:
-            list(pool.map(lambda name: self._server(name).stop(Part.grace), names))
+            list(pool.map(lambda name: self._server(name).stop(grace), names))
 
     def _parts(self, layout: Layout) -> dict[str, Part]:
         ports = layout.ports
