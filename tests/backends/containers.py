@@ -20,6 +20,9 @@ __all__ = ["Containers", "images_at_hand"]
 _REPOSITORY = Path(__file__).parents[2]
 _FILE = "compose.yaml"
 
+# Removes the containers when its standard input ends: after the tests, and also when their process is killed.
+_JANITOR = ("sh", "-c", 'cat > /dev/null; exec docker compose --project-name "$1" down --volumes', "sh")
+
 
 def images_at_hand() -> bool:
     """Whether Docker answers and has every image of ``compose.yaml`` already, so that nothing need be pulled."""
@@ -39,7 +42,7 @@ def _succeeds(*command: str) -> bool:
 
 
 class Containers:
-    """One compose project of this test run, on free ports; removed with its data at the end."""
+    """One compose project of this test run, on free ports; removed with its data at the end, even of a killed run."""
 
     def __enter__(self) -> Self:
         ports: list[int] = []
@@ -51,19 +54,27 @@ class Containers:
             redis_url=f"redis://{HOST}:{redis}/0",
             registry_url=f"http://{HOST}:{registry}/apis/ccompat/v7",
         )
+        self._project = f"headwater-test-{uuid.uuid4().hex[:8]}"
         self._env = tempfile.NamedTemporaryFile("w", suffix=".env")
         self._env.write(
-            f"COMPOSE_PROJECT_NAME=headwater-test-{uuid.uuid4().hex[:8]}\n"
-            f"KAFKA_PORT={kafka}\nREDIS_PORT={redis}\nREGISTRY_PORT={registry}\n"
+            f"COMPOSE_PROJECT_NAME={self._project}\nKAFKA_PORT={kafka}\nREDIS_PORT={redis}\nREGISTRY_PORT={registry}\n"
         )
         self._env.flush()
+        self._janitor = subprocess.Popen(
+            [*_JANITOR, self._project],
+            cwd=_REPOSITORY,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,  # a pipe of ours would end it with us
+            start_new_session=True,
+        )
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        try:
-            self._compose().stop()
-        finally:
-            self._env.close()
+        self._env.close()
+        self._janitor.communicate()
+        if self._janitor.returncode != 0:
+            raise RuntimeError(f"not removed: docker compose --project-name {self._project} down --volumes")
 
     def up(self, *services: Service) -> Endpoints:
         self._compose(*services).start()
