@@ -106,12 +106,19 @@ async def test_what_a_member_holds_beyond_what_the_group_gave_it_is_overdue(memb
     group, tp = member
     while not group.member_id:
         await group.consume(10, 0.05)
-    polling = asyncio.ensure_future(group.consume(10, timeout=20.0))
-    as_given = await group.overdue()
-    group._assigned.add(kept := TP(tp.topic, 7))
-    overdue = await group.overdue()
-    group._assigned.discard(kept)
-    await polling
+    done = asyncio.Event()
+
+    async def poll() -> None:
+        while not done.is_set():
+            await group.consume(10, 0.2)
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(poll())
+        as_given = await group.overdue()
+        group._assigned.add(kept := TP(tp.topic, 7))
+        overdue = await group.overdue()
+        group._assigned.discard(kept)
+        done.set()
 
     assert as_given == frozenset()
     assert overdue == {kept}

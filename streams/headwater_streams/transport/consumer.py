@@ -34,7 +34,9 @@ __all__ = ["Consumer"]
 Batches = list[tuple[TP, list[Message]]]
 
 _FETCH_RECORDS = 2_000
-_OVERDUE = 15.0  # seconds between two looks for partitions that the group wants back; twice is too long
+# Seconds between two looks for partitions that the group wants back; twice is too long. A member hears of it by its next
+# heartbeat, which is every five seconds unless the brokers say otherwise.
+_OVERDUE = 8.0
 _INBOX_RECORDS = 10_000  # agents' records that may wait in memory before their partitions are paused
 
 
