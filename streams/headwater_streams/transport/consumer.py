@@ -34,8 +34,8 @@ __all__ = ["Consumer"]
 Batches = list[tuple[TP, list[Message]]]
 
 _FETCH_RECORDS = 2_000
-# Seconds between two looks for partitions that the group wants back; twice is too long. A member hears of it by its next
-# heartbeat, which is every five seconds unless the brokers say otherwise.
+# Seconds between two looks for partitions that the group wants back; twice is too long. A member hears of it by its
+# next heartbeat, which is every five seconds unless the brokers say otherwise.
 _OVERDUE = 8.0
 _INBOX_RECORDS = 10_000  # agents' records that may wait in memory before their partitions are paused
 
