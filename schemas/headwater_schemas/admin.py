@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import Future
 from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException
@@ -11,7 +12,15 @@ from confluent_kafka.admin import AdminClient
 from headwater_schemas.errors import NotPermitted, SettingError, UsageError
 from headwater_schemas.settings import KafkaSettings
 
-__all__ = ["Admin", "refusal"]
+__all__ = ["COORDINATOR_PATIENCE", "Admin", "refusal"]
+
+COORDINATOR_PATIENCE: Final = 3600.0
+"""``request_timeout`` of what is asked of a group's coordinator, in seconds; librdkafka takes no more.
+
+librdkafka 2.16 aborts the process when such a request has timed out and the coordinator answers after all
+(confluentinc/librdkafka#4605): while a broker is away for longer than the time-out. So it must not time out there; wait
+for the future as long as you like.
+"""
 
 _FIRST_SLICE: Final = 0.5
 _AWAY: Final = frozenset({KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN})
@@ -41,6 +50,7 @@ class Admin(AdminClient):
 
     def __init__(self, kafka: KafkaSettings) -> None:
         self.refused: UsageError | None = None
+        self._asked: dict[str, Future[Any]] = {}
         config: dict[str, Any] = {**kafka.client_config(), "error_cb": self._hear}
         super().__init__(config)
 
@@ -64,6 +74,24 @@ class Admin(AdminClient):
                 if left <= patience or exc.args[0].code() not in _AWAY:
                     raise
             patience *= 2
+
+    def members(self, group: str, timeout: float) -> Any:
+        """The members of a group, as its coordinator tells them. Blocks up to twice ``timeout`` seconds.
+
+        Asks only brokers that answer, and nothing anew while an answer is outstanding: see ``COORDINATOR_PATIENCE``.
+
+        Raises:
+            KafkaException: no answer in time.
+        """
+        self.list_topics("__consumer_offsets", timeout=timeout)
+        asked = self._asked.get(group)
+        if asked is None or asked.done():
+            asked = self.describe_consumer_groups([group], request_timeout=COORDINATOR_PATIENCE)[group]
+            self._asked[group] = asked
+        try:
+            return asked.result(timeout).members
+        except TimeoutError as exc:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT)) from exc
 
     def _hear(self, error: KafkaError) -> None:
         self.refused = refusal(error)

@@ -15,9 +15,9 @@ from typing import Any
 import faust
 import mode
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
 from prometheus_client import REGISTRY
 
+from headwater_schemas.admin import Admin
 from headwater_schemas.settings import Environment
 from headwater_streams.loop_metrics import LoopMetrics
 from headwater_streams.status import StatusServer
@@ -39,7 +39,7 @@ class Health:
     def __init__(self, app: faust.App, now: Callable[[], float] | None = None) -> None:
         self._app = app
         self._now = now or (lambda: asyncio.get_running_loop().time())
-        self._admin: AdminClient | None = None
+        self._admin: Admin | None = None
         self._member: str | None = None  # the member id that the brokers are known to have
 
     async def alive(self) -> str | None:
@@ -87,10 +87,8 @@ class Health:
 
     def _members(self, consumer: Consumer) -> set[str]:
         if self._admin is None:
-            self._admin = AdminClient(dict(consumer.transport.kafka.client_config()))
-        group = self._app.conf.id
-        described = self._admin.describe_consumer_groups([group], request_timeout=_ASK)[group].result(_ASK + 1)
-        return {member.member_id for member in described.members}
+            self._admin = Admin(consumer.transport.kafka)
+        return {member.member_id for member in self._admin.members(self._app.conf.id, _ASK)}
 
 
 class HealthServer(mode.Service):

@@ -19,6 +19,7 @@ from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException
 from faust.types import TP
 
 from headwater_schemas import wire
+from headwater_schemas.admin import COORDINATOR_PATIENCE
 from headwater_schemas.clock import Clock, SystemClock
 from headwater_schemas.errors import BrokerUnavailable, HeadwaterError, UsageError
 from headwater_streams.handlers.failure import header
@@ -189,7 +190,7 @@ def _groups(log: Log, names: Collection[str] | None, failed: list[HeadwaterError
     if not wanted:
         return []
     offsets = [(name, _asked_offsets(log, name)) for name in wanted]  # all asked before the first answer is awaited
-    described = log.admin.describe_consumer_groups(wanted, request_timeout=_ANSWER)
+    described = log.admin.describe_consumer_groups(wanted, request_timeout=COORDINATOR_PATIENCE)
     groups = []
     for name, answer in offsets:
         try:
@@ -203,7 +204,7 @@ def _groups(log: Log, names: Collection[str] | None, failed: list[HeadwaterError
 
 def _asked_offsets(log: Log, group: str) -> Future[Any]:
     asked = [ConsumerGroupTopicPartitions(group)]
-    future: Future[Any] = log.admin.list_consumer_group_offsets(asked, request_timeout=_ANSWER)[group]
+    future: Future[Any] = log.admin.list_consumer_group_offsets(asked, request_timeout=COORDINATOR_PATIENCE)[group]
     return future
 
 

@@ -17,6 +17,7 @@ from confluent_kafka.admin import AdminClient
 from headwater_ops.stack import Stack
 from headwater_ops.testing.network import WAYS, Network
 from headwater_ops.testing.verdict import Verdict
+from headwater_schemas.admin import COORDINATOR_PATIENCE
 from headwater_schemas.errors import UsageError
 
 __all__ = ["Launch", "Worker", "World"]
@@ -200,7 +201,8 @@ class World:
 
     def _assignment(self) -> dict[str, int]:
         """Partitions of the topic by member, as the group's coordinator tells it."""
-        described = self._admin.describe_consumer_groups([self._group])[self._group].result(timeout=10)
+        asked = self._admin.describe_consumer_groups([self._group], request_timeout=COORDINATOR_PATIENCE)
+        described = asked[self._group].result(timeout=10)
         return {
             member.client_id: sum(tp.topic == self._topic for tp in member.assignment.topic_partitions)
             for member in described.members

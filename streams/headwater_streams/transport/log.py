@@ -19,7 +19,7 @@ from confluent_kafka import (
 from confluent_kafka.admin._listoffsets import OffsetSpec
 from faust.types import TP
 
-from headwater_schemas.admin import Admin
+from headwater_schemas.admin import COORDINATOR_PATIENCE, Admin
 from headwater_schemas.errors import BrokerUnavailable, UnknownTopic
 from headwater_schemas.settings import KafkaSettings
 from headwater_streams.handlers.message import Message
@@ -160,11 +160,13 @@ class Log:
         asked = [ConsumerGroupTopicPartitions(group, [TopicPartition(*tp) for tp in partitions])]
         if not partitions:
             return {}
-        answer = self.admin.list_consumer_group_offsets(asked, request_timeout=_ANSWER)[group]
+        answer = self.admin.list_consumer_group_offsets(asked, request_timeout=COORDINATOR_PATIENCE)[group]
         try:
-            found = answer.result(_ANSWER + 1).topic_partitions
+            found = answer.result(_ANSWER).topic_partitions
         except KafkaException as exc:
             raise translate(kafka_error(exc), f"asking for the offsets of {group}") from exc
+        except TimeoutError as exc:
+            raise BrokerUnavailable(f"asking for the offsets of {group}: no answer within {_ANSWER:.0f} s") from exc
         return {TP(position.topic, position.partition): position.offset for position in found if position.offset >= 0}
 
     def follow(self, starts: Mapping[TP, int]) -> Iterator[Message]:

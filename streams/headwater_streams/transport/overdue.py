@@ -12,7 +12,6 @@ from confluent_kafka import KafkaException
 from faust.types import TP
 
 from headwater_schemas.admin import Admin
-from headwater_schemas.errors import BrokerUnavailable
 from headwater_schemas.settings import KafkaSettings
 from headwater_streams.transport.errors import kafka_error, translate
 
@@ -40,12 +39,9 @@ class Overdue:
         if self._admin is None:
             self._admin = Admin(self._kafka)
         try:
-            asked = self._admin.describe_consumer_groups([self._group], request_timeout=_ANSWER)
-            members = asked[self._group].result(2 * _ANSWER).members
+            members = self._admin.members(self._group, _ANSWER)
         except KafkaException as exc:
             raise translate(kafka_error(exc), f"asking for the members of {self._group}") from exc
-        except TimeoutError as exc:
-            raise BrokerUnavailable(f"asking for the members of {self._group}: no answer") from exc
         for found in members:
             if found.member_id == member and found.target_assignment is not None:
                 wanted = {TP(tp.topic, tp.partition) for tp in found.target_assignment.topic_partitions}
