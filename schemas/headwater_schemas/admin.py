@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import Future
 from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException
@@ -12,7 +11,7 @@ from confluent_kafka.admin import AdminClient
 from headwater_schemas.errors import NotPermitted, SettingError, UsageError
 from headwater_schemas.settings import KafkaSettings
 
-__all__ = ["COORDINATOR_PATIENCE", "Admin", "refusal"]
+__all__ = ["COORDINATOR_PATIENCE", "Admin", "Coordinator", "refusal"]
 
 COORDINATOR_PATIENCE: Final = 3600.0
 """``request_timeout`` of what is asked of a group's coordinator, in seconds; librdkafka takes no more.
@@ -50,7 +49,6 @@ class Admin(AdminClient):
 
     def __init__(self, kafka: KafkaSettings) -> None:
         self.refused: UsageError | None = None
-        self._asked: dict[str, Future[Any]] = {}
         config: dict[str, Any] = {**kafka.client_config(), "error_cb": self._hear}
         super().__init__(config)
 
@@ -75,23 +73,33 @@ class Admin(AdminClient):
                     raise
             patience *= 2
 
+    def _hear(self, error: KafkaError) -> None:
+        self.refused = refusal(error)
+
+
+class Coordinator:
+    """Asks for the members of groups. Keeps a connection of its own as long as it is answered.
+
+    What is not answered is let go together with its client: see ``COORDINATOR_PATIENCE``. Such a question may also stay
+    without an answer after the coordinator is back.
+    """
+
+    def __init__(self, kafka: KafkaSettings) -> None:
+        self._kafka = kafka
+        self._admin: Admin | None = None
+
     def members(self, group: str, timeout: float) -> Any:
         """The members of a group, as its coordinator tells them. Blocks up to twice ``timeout`` seconds.
-
-        Asks only brokers that answer, and nothing anew while an answer is outstanding: see ``COORDINATOR_PATIENCE``.
 
         Raises:
             KafkaException: no answer in time.
         """
-        self.list_topics("__consumer_offsets", timeout=timeout)
-        asked = self._asked.get(group)
-        if asked is None or asked.done():
-            asked = self.describe_consumer_groups([group], request_timeout=COORDINATOR_PATIENCE)[group]
-            self._asked[group] = asked
+        admin, self._admin = self._admin or Admin(self._kafka), None
+        admin.list_topics("__consumer_offsets", timeout=timeout)  # only brokers that answer are asked
+        asked = admin.describe_consumer_groups([group], request_timeout=COORDINATOR_PATIENCE)[group]
         try:
-            return asked.result(timeout).members
+            members = asked.result(timeout).members
         except TimeoutError as exc:
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT)) from exc
-
-    def _hear(self, error: KafkaError) -> None:
-        self.refused = refusal(error)
+        self._admin = admin
+        return members

@@ -17,7 +17,7 @@ import mode
 from confluent_kafka import KafkaException
 from prometheus_client import REGISTRY
 
-from headwater_schemas.admin import Admin
+from headwater_schemas.admin import Coordinator
 from headwater_schemas.settings import Environment
 from headwater_streams.loop_metrics import LoopMetrics
 from headwater_streams.status import StatusServer
@@ -39,7 +39,7 @@ class Health:
     def __init__(self, app: faust.App, now: Callable[[], float] | None = None) -> None:
         self._app = app
         self._now = now or (lambda: asyncio.get_running_loop().time())
-        self._admin: Admin | None = None
+        self._coordinator: Coordinator | None = None
         self._member: str | None = None  # the member id that the brokers are known to have
 
     async def alive(self) -> str | None:
@@ -86,9 +86,9 @@ class Health:
         return bool(member) and member == self._member
 
     def _members(self, consumer: Consumer) -> set[str]:
-        if self._admin is None:
-            self._admin = Admin(consumer.transport.kafka)
-        return {member.member_id for member in self._admin.members(self._app.conf.id, _ASK)}
+        if self._coordinator is None:
+            self._coordinator = Coordinator(consumer.transport.kafka)
+        return {member.member_id for member in self._coordinator.members(self._app.conf.id, _ASK)}
 
 
 class HealthServer(mode.Service):

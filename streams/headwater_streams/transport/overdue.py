@@ -11,7 +11,7 @@ from __future__ import annotations
 from confluent_kafka import KafkaException
 from faust.types import TP
 
-from headwater_schemas.admin import Admin
+from headwater_schemas.admin import Coordinator
 from headwater_schemas.settings import KafkaSettings
 from headwater_streams.transport.errors import kafka_error, translate
 
@@ -24,9 +24,8 @@ class Overdue:
     """Asks the coordinator what it has given to this member. Keeps one connection of its own."""
 
     def __init__(self, kafka: KafkaSettings, group: str) -> None:
-        self._kafka = kafka
         self._group = group
-        self._admin: Admin | None = None
+        self._coordinator = Coordinator(kafka)
 
     def of(self, member: str, held: frozenset[TP]) -> frozenset[TP]:
         """What the member holds and should not any more. Blocks up to twenty seconds.
@@ -36,10 +35,8 @@ class Overdue:
         Raises:
             HeadwaterError: no answer.
         """
-        if self._admin is None:
-            self._admin = Admin(self._kafka)
         try:
-            members = self._admin.members(self._group, _ANSWER)
+            members = self._coordinator.members(self._group, _ANSWER)
         except KafkaException as exc:
             raise translate(kafka_error(exc), f"asking for the members of {self._group}") from exc
         for found in members:
