@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Any, Final
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from headwater_schemas.errors import NotPermitted, SettingError, UsageError
 from headwater_schemas.settings import KafkaSettings
 
-__all__ = ["COORDINATOR_PATIENCE", "Admin", "Coordinator", "refusal"]
+__all__ = ["Admin", "Coordinator", "refusal"]
 
-COORDINATOR_PATIENCE: Final = 3600.0
-"""``request_timeout`` of what is asked of a group's coordinator, in seconds; librdkafka takes no more.
-
-librdkafka 2.16 aborts the process when such a request has timed out and the coordinator answers after all
-(confluentinc/librdkafka#4605): while a broker is away for longer than the time-out. So it must not time out there; wait
-for the future as long as you like.
-"""
+# What is asked of a group's coordinator must not time out within librdkafka, which takes no more than an hour: 2.16
+# aborts the process when such a request has timed out and the coordinator answers after all
+# (confluentinc/librdkafka#4605).
+_COORDINATOR_PATIENCE: Final = 3600.0
 
 _FIRST_SLICE: Final = 0.5
 _AWAY: Final = frozenset({KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN})
@@ -45,7 +44,10 @@ def refusal(error: KafkaError) -> UsageError | None:
 
 
 class Admin(AdminClient):
-    """An admin client of these settings. Does not connect yet."""
+    """An admin client of these settings. Does not connect yet.
+
+    Ask coordinators by ``groups`` and ``group_offsets`` alone, and wait for their futures as long as you like.
+    """
 
     def __init__(self, kafka: KafkaSettings) -> None:
         self.refused: UsageError | None = None
@@ -73,6 +75,19 @@ class Admin(AdminClient):
                     raise
             patience *= 2
 
+    def groups(self, names: Sequence[str]) -> dict[str, Future[Any]]:
+        """The description of each group, as its coordinator tells it. Returns at once."""
+        described: dict[str, Future[Any]] = self.describe_consumer_groups(
+            list(names), request_timeout=_COORDINATOR_PATIENCE
+        )
+        return described
+
+    def group_offsets(self, group: str, partitions: Sequence[TopicPartition] | None = None) -> Future[Any]:
+        """What a group has committed, of some partitions or of all. Returns at once."""
+        asked = [ConsumerGroupTopicPartitions(group, None if partitions is None else list(partitions))]
+        found: Future[Any] = self.list_consumer_group_offsets(asked, request_timeout=_COORDINATOR_PATIENCE)[group]
+        return found
+
     def _hear(self, error: KafkaError) -> None:
         self.refused = refusal(error)
 
@@ -80,8 +95,8 @@ class Admin(AdminClient):
 class Coordinator:
     """Asks for the members of groups. Keeps a connection of its own as long as it is answered.
 
-    What is not answered is let go together with its client: see ``COORDINATOR_PATIENCE``. Such a question may also stay
-    without an answer after the coordinator is back.
+    What is not answered is let go together with its client: it may stay without an answer even after the coordinator is
+    back.
     """
 
     def __init__(self, kafka: KafkaSettings) -> None:
@@ -96,9 +111,8 @@ class Coordinator:
         """
         admin, self._admin = self._admin or Admin(self._kafka), None
         admin.list_topics("__consumer_offsets", timeout=timeout)  # only brokers that answer are asked
-        asked = admin.describe_consumer_groups([group], request_timeout=COORDINATOR_PATIENCE)[group]
         try:
-            members = asked.result(timeout).members
+            members = admin.groups([group])[group].result(timeout).members
         except TimeoutError as exc:
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT)) from exc
         self._admin = admin

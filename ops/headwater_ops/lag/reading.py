@@ -10,21 +10,17 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Collection, Iterable, Mapping
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException
 from faust.types import TP
 
 from headwater_schemas import wire
-from headwater_schemas.admin import COORDINATOR_PATIENCE
 from headwater_schemas.clock import Clock, SystemClock
-from headwater_schemas.errors import BrokerUnavailable, HeadwaterError, UsageError
+from headwater_schemas.errors import HeadwaterError, UsageError
 from headwater_streams.handlers.failure import header
 from headwater_streams.handlers.message import Message
-from headwater_streams.transport.errors import kafka_error, translate
+from headwater_streams.transport.errors import answer_of, kafka_error, translate
 from headwater_streams.transport.log import Log, Span
 
 __all__ = ["GroupLag", "Kind", "PartitionLag", "read_lag"]
@@ -177,7 +173,7 @@ def _since(message: Message, kind: Kind) -> float:
 
 
 def _groups(log: Log, names: Collection[str] | None, failed: list[HeadwaterError] | None) -> list[_Group]:
-    listed = _answer(log.admin.list_consumer_groups(), "listing groups")
+    listed = answer_of(log.admin.list_consumer_groups(), "listing groups", _ANSWER)
     if listed.errors:  # a broker that has just started knows its groups a moment later: a part is not all of them
         raise translate(kafka_error(listed.errors[0]), "listing groups")
     known = {group.group_id for group in listed.valid}
@@ -189,23 +185,18 @@ def _groups(log: Log, names: Collection[str] | None, failed: list[HeadwaterError
     wanted = sorted(known if names is None else names)
     if not wanted:
         return []
-    offsets = [(name, _asked_offsets(log, name)) for name in wanted]  # all asked before the first answer is awaited
-    described = log.admin.describe_consumer_groups(wanted, request_timeout=COORDINATOR_PATIENCE)
+    offsets = [(name, log.admin.group_offsets(name)) for name in wanted]  # all asked before the first answer is awaited
+    described = log.admin.groups(wanted)
     groups = []
     for name, answer in offsets:
         try:
-            groups.append(_group(name, _answer(answer, f"offsets of {name}"), _answer(described[name], name)))
+            committed = answer_of(answer, f"offsets of {name}", _ANSWER)
+            groups.append(_group(name, committed, answer_of(described[name], name, _ANSWER)))
         except HeadwaterError as exc:
             if failed is None:
                 raise
             failed.append(exc)
     return groups
-
-
-def _asked_offsets(log: Log, group: str) -> Future[Any]:
-    asked = [ConsumerGroupTopicPartitions(group)]
-    future: Future[Any] = log.admin.list_consumer_group_offsets(asked, request_timeout=COORDINATOR_PATIENCE)[group]
-    return future
 
 
 def _group(name: str, offsets: Any, described: Any) -> _Group:
@@ -222,12 +213,3 @@ def _assigned(members: Iterable[Any]) -> Iterable[TP]:
     for member in members:
         if member.assignment is not None:
             yield from (TP(position.topic, position.partition) for position in member.assignment.topic_partitions)
-
-
-def _answer(future: Future[Any], doing: str) -> Any:
-    try:
-        return future.result(_ANSWER + 1)
-    except FutureTimeoutError as exc:
-        raise BrokerUnavailable(f"{doing}: no answer within {_ANSWER:.0f} s") from exc
-    except KafkaException as exc:
-        raise translate(kafka_error(exc), doing) from exc

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
 
 from headwater_ops.stack import Stack
 from headwater_ops.testing.network import WAYS, Network
 from headwater_ops.testing.verdict import Verdict
-from headwater_schemas.admin import COORDINATOR_PATIENCE
+from headwater_schemas.admin import Admin
 from headwater_schemas.errors import UsageError
+from headwater_schemas.settings import KafkaSettings
 
 __all__ = ["Launch", "Worker", "World"]
 
@@ -88,7 +88,7 @@ class World:
         self._group = group
         self._topic = topic
         self._bootstrap = bootstrap
-        self._admin = AdminClient({"bootstrap.servers": bootstrap})
+        self._admin = Admin(KafkaSettings(bootstrap))
         self._verdict = verdict
         self._stack = stack
         self._network = network
@@ -201,8 +201,7 @@ class World:
 
     def _assignment(self) -> dict[str, int]:
         """Partitions of the topic by member, as the group's coordinator tells it."""
-        asked = self._admin.describe_consumer_groups([self._group], request_timeout=COORDINATOR_PATIENCE)
-        described = asked[self._group].result(timeout=10)
+        described = self._admin.groups([self._group])[self._group].result(timeout=10)
         return {
             member.client_id: sum(tp.topic == self._topic for tp in member.assignment.topic_partitions)
             for member in described.members

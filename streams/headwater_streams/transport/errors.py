@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
+from typing import Any
+
 from confluent_kafka import KafkaError, KafkaException
 
 from headwater_schemas.errors import (
@@ -13,7 +16,7 @@ from headwater_schemas.errors import (
     UsageError,
 )
 
-__all__ = ["Fenced", "GroupClosed", "kafka_error", "translate"]
+__all__ = ["Fenced", "GroupClosed", "answer_of", "kafka_error", "translate"]
 
 
 class GroupClosed(UsageError):
@@ -68,3 +71,17 @@ def translate(error: KafkaError, doing: str) -> HeadwaterError:
     if code in _FENCED:
         return Fenced(f"{text}; another member uses the same HEADWATER_WORKER_ID")
     return BrokerUnavailable(text)
+
+
+def answer_of(future: Future[Any], doing: str, seconds: float) -> Any:
+    """What the brokers answer. Blocks for ``seconds`` and one more, in which librdkafka may say better what is wrong.
+
+    Raises:
+        HeadwaterError: what was answered, in our terms; BrokerUnavailable: nothing in time.
+    """
+    try:
+        return future.result(seconds + 1)
+    except TimeoutError as exc:
+        raise BrokerUnavailable(f"{doing}: no answer within {seconds:.0f} s") from exc
+    except KafkaException as exc:
+        raise translate(kafka_error(exc), doing) from exc

@@ -10,7 +10,6 @@ from typing import Any, cast
 
 from confluent_kafka import (
     Consumer,
-    ConsumerGroupTopicPartitions,
     IsolationLevel,
     KafkaError,
     KafkaException,
@@ -19,11 +18,11 @@ from confluent_kafka import (
 from confluent_kafka.admin._listoffsets import OffsetSpec
 from faust.types import TP
 
-from headwater_schemas.admin import COORDINATOR_PATIENCE, Admin
+from headwater_schemas.admin import Admin
 from headwater_schemas.errors import BrokerUnavailable, UnknownTopic
 from headwater_schemas.settings import KafkaSettings
 from headwater_streams.handlers.message import Message
-from headwater_streams.transport.errors import kafka_error, translate
+from headwater_streams.transport.errors import answer_of, kafka_error, translate
 
 __all__ = ["Log", "Span"]
 
@@ -157,16 +156,10 @@ class Log:
         Raises:
             BrokerUnavailable: no answer within 15 s.
         """
-        asked = [ConsumerGroupTopicPartitions(group, [TopicPartition(*tp) for tp in partitions])]
         if not partitions:
             return {}
-        answer = self.admin.list_consumer_group_offsets(asked, request_timeout=COORDINATOR_PATIENCE)[group]
-        try:
-            found = answer.result(_ANSWER).topic_partitions
-        except KafkaException as exc:
-            raise translate(kafka_error(exc), f"asking for the offsets of {group}") from exc
-        except TimeoutError as exc:
-            raise BrokerUnavailable(f"asking for the offsets of {group}: no answer within {_ANSWER:.0f} s") from exc
+        asked = self.admin.group_offsets(group, [TopicPartition(*tp) for tp in partitions])
+        found = answer_of(asked, f"asking for the offsets of {group}", _ANSWER).topic_partitions
         return {TP(position.topic, position.partition): position.offset for position in found if position.offset >= 0}
 
     def follow(self, starts: Mapping[TP, int]) -> Iterator[Message]:
@@ -203,11 +196,8 @@ class Log:
         isolation = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
         answers = self.admin.list_offsets(asked, isolation_level=isolation, request_timeout=_ANSWER)
         for position, answer in answers.items():
-            try:
-                found[TP(position.topic, position.partition)] = answer.result(_ANSWER + 1).offset
-            except KafkaException as exc:
-                doing = f"asking for offsets of {position.topic}[{position.partition}]"
-                raise translate(kafka_error(exc), doing) from exc
+            doing = f"asking for offsets of {position.topic}[{position.partition}]"
+            found[TP(position.topic, position.partition)] = answer_of(answer, doing, _ANSWER).offset
         return found
 
 
