@@ -219,7 +219,7 @@ class Schedule:
         before, reply, after = replies[: 2 * count], replies[2 * count], replies[2 * count + 1 :]
         for at, key in enumerate(keys):
             lease = before[2 * at + 1]
-            live = lease is not None and lease == tokens[at]
+            live = lease == tokens[at]
             self.outcomes[f"{who!s} {chr(reply[at])}"] += 1
             self._check_change(key, before[2 * at], after[2 * at], live or may_create == "1", who == "L" and not live)
             if before[2 * at] != after[2 * at] and after[2 * at + 1] is not None:

@@ -49,15 +49,14 @@ def test_what_a_server_writes_while_training_is_offered_once_it_is_whole(tmp_pat
 
 
 def test_nodes_that_copy_the_first_ones_format_have_identities_of_their_own(tmp_path: Path) -> None:
-    def identity(folder: Path) -> dict[str, str]:
-        stack = Stack(folder, ports="free")
+    def identity(stack: Stack) -> dict[str, str]:
         stack.up("kafka")
         stack.down()
-        lines = (folder / "stack" / "broker-1" / "data" / "meta.properties").read_text().splitlines()
+        lines = (stack.state_dir / "stack" / "broker-1" / "data" / "meta.properties").read_text().splitlines()
         return dict(line.split("=", 1) for line in lines if "=" in line)
 
-    with embedded(tmp_path / "1"), embedded(tmp_path / "2"):
-        one, other = identity(tmp_path / "1"), identity(tmp_path / "2")
+    with embedded(tmp_path / "1") as first, embedded(tmp_path / "2") as second:
+        one, other = identity(first), identity(second)
 
     assert one["cluster.id"] != other["cluster.id"]
     assert one["directory.id"] != other["directory.id"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from headwater_schemas.catalogue import Catalogue, TopicSpec
 from headwater_schemas.registry import LocalRegistry
 from headwater_streams import StreamApp
 from headwater_streams.handlers.failure import header
+from headwater_streams.testing import StreamKit
 
 ORDER: dict[str, Any] = {
     "type": "record",
@@ -43,6 +45,14 @@ def text(headers: Any, name: str) -> str | None:
     """A header as text."""
     found = header(headers, name)
     return None if found is None else found.decode()
+
+
+async def run_and_commit(kit: StreamKit) -> None:
+    """Let what was sent run, and commit; without waiting for what is held back, as ``settle`` would."""
+    for _ in range(20):
+        await kit._fetch()
+        await asyncio.sleep(0)
+    await kit.commit()
 
 
 def first_seen(effects: list[tuple[str, int]]) -> dict[str, list[int]]:

@@ -11,7 +11,7 @@ from faust.types import TP
 from headwater_streams import EventContext, RecordBatch
 from headwater_streams.testing import StreamKit
 from headwater_streams.transport.errors import GroupClosed
-from streams.orders import OUT, TOPIC, memory_app, order
+from streams.orders import OUT, TOPIC, memory_app, order, run_and_commit
 
 
 async def test_the_offset_of_a_running_record_holds_the_commit_back() -> None:
@@ -26,10 +26,7 @@ async def test_the_offset_of_a_running_record_holds_the_commit_back() -> None:
     await kit.start()
     for number in range(10):
         kit.send(TOPIC, order(f"k{number}", number), key=f"k{number}")
-    for _ in range(20):
-        await kit._fetch()
-        await asyncio.sleep(0)
-    await kit.commit()
+    await run_and_commit(kit)
     held = [offset for tp, offset in kit.committed.items() if tp.topic == TOPIC]
     gate.set()
     await kit.settle()
@@ -127,10 +124,7 @@ async def test_a_record_is_settled_only_when_what_it_emitted_is_acknowledged() -
     async with StreamKit(app) as kit:
         kit.broker.hold(OUT)
         kit.send(TOPIC, order("a", 1), key="a")
-        for _ in range(20):
-            await kit._fetch()
-            await asyncio.sleep(0)
-        await kit.commit()
+        await run_and_commit(kit)
         before = [offset for tp, offset in kit.committed.items() if tp.topic == TOPIC]
         kit.broker.acknowledge(OUT)
         await kit.commit()
@@ -151,10 +145,7 @@ async def test_what_a_batch_emitted_is_acknowledged_before_any_of_its_records_is
         kit.broker.hold(OUT)
         for number in range(3):
             kit.send(TOPIC, order("a", number), key="a")
-        for _ in range(20):
-            await kit._fetch()
-            await asyncio.sleep(0)
-        await kit.commit()
+        await run_and_commit(kit)
         before = kit.committed.get(TP(TOPIC, 0), 0)
         kit.broker.acknowledge(OUT)
         await kit.settle()

@@ -10,7 +10,7 @@ import pytest
 from headwater_schemas.errors import NotPermitted, RecordTooLarge
 from headwater_streams import DeadLetter, EventContext, Retry, RetryLater
 from headwater_streams.testing import StreamKit
-from streams.orders import OUT, TOPIC, first_seen, memory_app, order, text
+from streams.orders import OUT, TOPIC, first_seen, memory_app, order, run_and_commit, text
 
 
 async def test_a_failed_record_waits_in_its_tier_and_its_key_waits_behind_it_while_others_flow() -> None:
@@ -262,10 +262,7 @@ async def test_a_waiting_record_whose_handler_was_renamed_becomes_a_dead_letter_
     async with StreamKit(after, broker=old.broker, clock=old.clock) as kit:
         kit.broker.hold(dead)
         kit.send(TOPIC, order("a", 3), key="a")
-        for _ in range(20):
-            await kit._fetch()
-            await asyncio.sleep(0)
-        await kit.commit()
+        await run_and_commit(kit)
         unacknowledged = {tp.topic: at for tp, at in kit.committed.items() if "retry" in tp.topic}
         kit.broker.acknowledge(dead)
         await kit.settle()
