@@ -98,6 +98,21 @@ async def test_a_killed_static_member_is_followed_before_its_session_ends(bootst
         assert consumer.protocol == "consumer"
 
 
+async def test_who_follows_a_killed_member_answers_all_the_while(bootstrap: str, topic: str) -> None:
+    group = f"members-{uuid.uuid4().hex[:8]}"
+    await asyncio.to_thread(kill_a_former_life, bootstrap, group, topic)
+
+    async def keep_asking(consumer: GroupConsumer) -> None:
+        while not consumer.assignment:  # what each commit of a transactional worker asks
+            await consumer.group_metadata()
+            await asyncio.sleep(0)
+
+    async with joining(bootstrap, group, [topic]) as consumer:
+        asking = asyncio.create_task(keep_asking(consumer))
+        await consume_until(consumer, lambda: len(consumer.assignment) == PARTITIONS or asking.done())
+        await asking
+
+
 async def test_the_older_of_two_living_workers_of_one_id_ends_with_an_error(bootstrap: str, topic: str) -> None:
     group = f"members-{uuid.uuid4().hex[:8]}"
     async with joining(bootstrap, group, [topic]) as older:

@@ -19,6 +19,7 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
+from faust.types import TP
 from kafka import KafkaConsumer, TopicPartition
 
 from headwater_ops.stack import Endpoints
@@ -78,10 +79,42 @@ class World:
                 subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=Path(__file__).parent.parent)
             )
 
-    def kill(self) -> None:
+    def kill_in_mid_transaction(self, seconds: float = 40.0) -> None:
+        """SIGKILL the older worker while output stands in the log that it did not commit."""
         worker = self.workers.pop(0)
-        worker.send_signal(signal.SIGKILL)
-        worker.wait()
+        end = time.monotonic() + seconds
+        try:
+            while not self._stopped_in_mid_transaction(worker):
+                assert time.monotonic() < end, "no transaction was met open: this run would show nothing"
+                worker.send_signal(signal.SIGCONT)
+                self.send(100)
+                self._within(0.5, lambda: bool(self._open(self.log.ends(self._outputs()))))
+        finally:
+            worker.kill()
+            worker.wait()
+
+    def _stopped_in_mid_transaction(self, worker: subprocess.Popen[bytes]) -> bool:
+        """SIGSTOP it: what the others wrote is committed soon, what it wrote itself stays open."""
+        worker.send_signal(signal.SIGSTOP)
+        written = self.log.ends(self._outputs())
+        return not self._within(1.0, lambda: not self._open(written))
+
+    def _outputs(self) -> list[TP]:
+        return self.log.partitions(self.out)
+
+    def _open(self, written: Mapping[TP, int]) -> list[TP]:
+        """Partitions of which not all that was written is committed or aborted."""
+        committed = self.log.ends(written.keys(), committed=True)
+        return [tp for tp, end in written.items() if committed[tp] < end]
+
+    @staticmethod
+    def _within(seconds: float, holds: Callable[[], bool]) -> bool:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if holds():
+                return True
+            time.sleep(0.01)
+        return False
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -176,7 +209,7 @@ def test_workers_killed_in_mid_transaction_leave_each_output_exactly_once(world:
                 time.sleep(0.1)
             world.send(300)
             time.sleep(rng.uniform(0.05, 0.6))
-            world.kill()
+            world.kill_in_mid_transaction()
             world.start("ab"[life % 2], seed)
         world.settle(seed)
         time.sleep(2)  # what would come twice comes now

@@ -219,15 +219,14 @@ class GroupConsumer:
                 f"another worker has taken the place of {member} in the group {self._settings.group}: "
                 "give each worker a HEADWATER_WORKER_ID of its own"
             )
-        await self._call(self.raw.close)
         if not self._followed:
             self._followed = True
             logger.warning("the last %s was killed; taking its place in the group", member)
-            await self._call(self._follow)
+            await self._call(self._replace, self._follow)
         else:
             logger.warning("waiting for the session of the last %s to end", member)
             await asyncio.sleep(_UNRELEASED_WAIT)
-        await self._call(self._join_anew)
+            await self._call(self._replace)
 
     def _follow(self) -> None:
         """Join for a moment with the classic protocol. Closing a static member of it sends no goodbye."""
@@ -245,12 +244,11 @@ class GroupConsumer:
         """Leave the group as ``close`` does, and join it again. Returning does not promise an assignment."""
         await self._call(self._replace)
 
-    def _replace(self) -> None:
+    def _replace(self, between: Callable[[], None] | None = None) -> None:
         # In one step of the poll thread: nobody may meet the closed client.
         self.raw.close()
-        self._join_anew()
-
-    def _join_anew(self) -> None:
+        if between is not None:
+            between()
         self._consumer = self._new_client()
         self._member_id = None
         self._subscribe()
