@@ -27,6 +27,8 @@ T = TypeVar("T")
 _REFUSALS = ("NOPERM", "ACL failure in script", "can't run this command", "can't access at least one of the keys")
 """The first is a command's, the others are a script's: Valkey's and newer Redis's, older Redis's."""
 _UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"  # redis-py keeps OpenSSL's text, whatever it wraps it in
+_UNWANTED = ("ALERT_CERTIFICATE", "ALERT_UNKNOWN_CA", "ALERT_BAD_CERTIFICATE", "ALERT_UNSUPPORTED_CERTIFICATE")
+"""What a server tells that does not accept our certificate; after TLS 1.3's handshake, so it may also just hang up."""
 
 
 def translate(exc: Exception) -> HeadwaterError:
@@ -46,6 +48,13 @@ def translate(exc: Exception) -> HeadwaterError:
             return SettingError(
                 f"Redis's certificate is not trusted: {exc}; name the certificates (PEM) that signed it in "
                 "HEADWATER_REDIS_CA, and reach Redis by a name that its certificate holds"
+            )
+        case exceptions.RedisError() | exceptions.RedisClusterException() | OSError() if any(
+            alert in str(exc) for alert in _UNWANTED
+        ):
+            return SettingError(
+                f"Redis does not accept our certificate: {exc}; name one (PEM) that its CA signed, and its key, in "
+                "HEADWATER_REDIS_CERT and HEADWATER_REDIS_KEY"
             )
         case exceptions.TimeoutError() | TimeoutError():
             return CacheUnavailable(f"Redis did not answer in time: {exc}")

@@ -37,6 +37,8 @@ class RedisSettings:
             makes a failover lose less. No promise: a replica that did not answer may be the one that is promoted.
         ca: with TLS: path of the certificates (PEM) that signed the server's; ``None`` = those of the system. The
             certificate must hold the host that ``url`` names.
+        cert: with TLS: path of our own certificate (PEM), for a Redis that asks for one (mutual TLS).
+        key: path of its private key (PEM, not encrypted); ``None`` = it stands in ``cert``.
     """
 
     url: str
@@ -46,6 +48,8 @@ class RedisSettings:
     max_connections: int = 20
     replicas: int = 0
     ca: str | None = None
+    cert: str | None = None
+    key: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if urlsplit(self.url).scheme not in _SCHEMES:
@@ -67,18 +71,33 @@ class RedisSettings:
                 f"HEADWATER_REDIS_REPLICAS is {self.replicas}: pass 0 or more; with redis+cluster:// pass 0, because "
                 "WAIT speaks for one primary"
             )
-        if self.ca is not None:
-            self._check_ca(self.ca)
+        self._check_certificates()
 
-    def _check_ca(self, path: str) -> None:
-        if not urlsplit(self.url).scheme.startswith("rediss"):
-            raise SettingError(
-                "HEADWATER_REDIS_CA is set and HEADWATER_REDIS_URL has no TLS: begin it with rediss, or unset the CA"
-            )
-        try:
-            ssl.create_default_context(cafile=path)
-        except OSError as exc:
-            raise SettingError(f"HEADWATER_REDIS_CA: {path} cannot be read as certificates (PEM): {exc}") from exc
+    def _check_certificates(self) -> None:
+        for name, path in {"CA": self.ca, "CERT": self.cert, "KEY": self.key}.items():
+            if path is not None and not urlsplit(self.url).scheme.startswith("rediss"):
+                raise SettingError(
+                    f"HEADWATER_REDIS_{name} is set and HEADWATER_REDIS_URL has no TLS: begin it with rediss, or unset "
+                    f"HEADWATER_REDIS_{name}"
+                )
+        if self.ca is not None:
+            try:
+                ssl.create_default_context(cafile=self.ca)
+            except OSError as exc:
+                raise SettingError(
+                    f"HEADWATER_REDIS_CA: {self.ca} cannot be read as certificates (PEM): {exc}"
+                ) from exc
+        if self.cert is not None:
+            try:
+                # Without a password of ours OpenSSL would ask the terminal for that of an encrypted key.
+                ssl.create_default_context().load_cert_chain(self.cert, self.key, password="")
+            except OSError as exc:
+                raise SettingError(
+                    f"HEADWATER_REDIS_CERT: {self.cert} with the key of {self.key or self.cert} cannot be used: {exc}; "
+                    "pass a certificate and its own private key (PEM, not encrypted)"
+                ) from exc
+        elif self.key is not None:
+            raise SettingError("HEADWATER_REDIS_KEY is set without HEADWATER_REDIS_CERT: name its certificate as well")
 
     def __repr__(self) -> str:
         """Without the password."""
@@ -99,6 +118,8 @@ class RedisSettings:
             read_timeout=env.duration("HEADWATER_REDIS_READ_TIMEOUT"),
             replicas=env.integer("HEADWATER_REDIS_REPLICAS"),
             ca=env.get("HEADWATER_REDIS_CA"),
+            cert=env.get("HEADWATER_REDIS_CERT"),
+            key=env.get("HEADWATER_REDIS_KEY"),
         )
 
 

@@ -118,7 +118,8 @@ def _tls(settings: RedisSettings) -> dict[str, Any]:
 
 
 def _trust(settings: RedisSettings) -> dict[str, Any]:
-    return {} if settings.ca is None else {"ssl_ca_certs": settings.ca}
+    files = {"ssl_ca_certs": settings.ca, "ssl_certfile": settings.cert, "ssl_keyfile": settings.key}
+    return {name: path for name, path in files.items() if path is not None}
 
 
 def _bounds(settings: RedisSettings, timeout: float) -> dict[str, Any]:

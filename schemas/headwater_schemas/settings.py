@@ -86,6 +86,8 @@ SETTINGS: tuple[Setting, ...] = (
         secret=True,
     ),
     Setting("HEADWATER_REDIS_CA", None, "Path of the CA certificates (PEM) that signed Redis's; needs rediss://."),
+    Setting("HEADWATER_REDIS_CERT", None, "Path of the client certificate (PEM), for mutual TLS; needs rediss://."),
+    Setting("HEADWATER_REDIS_KEY", None, "Path of the client key (PEM); needed if not in the file of the certificate."),
     Setting("HEADWATER_REDIS_TIMEOUT", "300ms", "Time limit of one Redis command and of one connection attempt."),
     Setting(
         "HEADWATER_REDIS_READ_TIMEOUT",

@@ -14,16 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from cache.redis_server import RedisServer, free_port
 from cache.table import Table
 from certificates import authority
 from headwater_cache import EntityCache, NearPolicy, RedisSettings
+from headwater_cache.connection import translate
 from headwater_cache.testing import MemoryLog
 from headwater_cache.topology import async_client, sync_client
 from headwater_ops.doctor.redis import check_redis
 from headwater_ops.testing.proxy import Proxy
-from headwater_schemas.errors import HeadwaterError, NotPermitted, SettingError
+from headwater_schemas.errors import CacheUnavailable, HeadwaterError, NotPermitted, SettingError
 from headwater_schemas.settings import Environment
 
 # redis-py does not wait for the end of a connection that failed; by TLS that takes an exchange, and the loop may be
@@ -36,22 +40,24 @@ DEPLOY = Path(__file__).parents[2] / "docs" / "deploy.md"
 
 @dataclass(frozen=True)
 class Certificates:
-    """``ca`` signed what the server shows (for 127.0.0.1), ``other_ca`` did not."""
+    """``ca`` signed what the server shows (for 127.0.0.1) and ``client``, ``other_ca`` did not; it signed ``other``."""
 
     ca: str
     other_ca: str
+    client: str
+    other: str
     context: ssl.SSLContext
 
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     folder = tmp_path_factory.mktemp("certificates")
-    ca, other_ca, keystore = folder / "ca.pem", folder / "other.pem", folder / "redis.pem"
+    ca, other_ca, keystore, other = (folder / f"{name}.pem" for name in ("ca", "other_ca", "redis", "other"))
     authority(ca, keystore)
-    authority(other_ca)
+    authority(other_ca, other)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(keystore)
-    return Certificates(str(ca), str(other_ca), context)
+    return Certificates(str(ca), str(other_ca), str(keystore), str(other), context)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -175,6 +181,65 @@ def test_a_ca_without_tls_is_refused(certificates: Certificates) -> None:
         RedisSettings("redis://127.0.0.1", ca=certificates.ca)
 
 
+async def test_a_server_may_ask_for_a_certificate(own: RedisServer, certificates: Certificates) -> None:
+    """Mutual TLS: with the right one one gets in, with none or another's not. The key may have a file of its own."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates.client)
+    context.load_verify_locations(certificates.ca)
+    context.verify_mode = ssl.CERT_REQUIRED
+    with Proxy(own.port, tls=context) as proxy:
+        url, ca = f"rediss://{proxy.address}/0", certificates.ca
+        for key in (None, certificates.client):
+            settings = RedisSettings(url, timeout=5, read_timeout=5, ca=ca, cert=certificates.client, key=key)
+            async with EntityCache[int]("flights", settings, log=MemoryLog()) as view:
+                view.put("k", 1)
+                assert view.get("k") == await view.aget("k") == 1
+        for cert in (None, certificates.other):
+            error = await error_of(RedisSettings(url, timeout=5, ca=ca, cert=cert), "check")
+            assert isinstance(error, SettingError | CacheUnavailable)
+
+
+@pytest.mark.parametrize(
+    "text", ["[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED] tlsv13 alert", "[SSL: TLSV1_ALERT_UNKNOWN_CA] tlsv1 alert"]
+)
+def test_a_certificate_of_ours_that_is_refused_says_which_setting(text: str) -> None:
+    """When the server says so before it hangs up."""
+    error = translate(RedisConnectionError(f"Error while reading from 127.0.0.1:6379 : (1, '{text}')"))
+
+    assert type(error) is SettingError
+    assert "HEADWATER_REDIS_CERT" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("cert", "key", "said"),
+    [
+        ("missing", None, r"HEADWATER_REDIS_CERT: .*missing"),
+        ("ca", None, "HEADWATER_REDIS_CERT: .* pass a certificate and its own private key"),
+        ("client", "other", "HEADWATER_REDIS_CERT: .* pass a certificate and its own private key"),
+        ("encrypted", None, "HEADWATER_REDIS_CERT: .* not encrypted"),
+        (None, "client", "HEADWATER_REDIS_KEY is set without HEADWATER_REDIS_CERT"),
+    ],
+)
+def test_a_certificate_of_ours_that_can_not_be_used_is_refused_where_it_is_set(
+    certificates: Certificates, tmp_path: Path, cert: str | None, key: str | None, said: str
+) -> None:
+    """Not at the first connection; and nobody is asked for a password."""
+    encrypted = tmp_path / "encrypted.pem"
+    encrypted.write_bytes(_encrypted(Path(certificates.client).read_bytes()))
+    files = {
+        "missing": str(tmp_path / "missing"),
+        "ca": certificates.ca,
+        "client": certificates.client,
+        "other": certificates.other,
+        "encrypted": str(encrypted),
+    }
+    names = {"HEADWATER_REDIS_CERT": cert, "HEADWATER_REDIS_KEY": key}
+    env = {name: files[file] for name, file in names.items() if file is not None}
+
+    with pytest.raises(SettingError, match=said):
+        RedisSettings.from_env(Environment({"HEADWATER_REDIS_URL": "rediss://127.0.0.1", **env}))
+
+
 @EVERY_WAY
 async def test_wrong_credentials_say_so(own: RedisServer, tls: Proxy, certificates: Certificates, how: str) -> None:
     """A wrong password, an unknown user, none at all; with TLS or without. No password is shown."""
@@ -266,6 +331,14 @@ def test_the_doctor_gets_in_by_tls_and_says_what_is_wrong(
     (refused,) = found[certificates.other_ca]
     assert "HEADWATER_REDIS_CA" in str(refused)
     assert "pw" not in str(refused)
+
+
+def _encrypted(pem: bytes) -> bytes:
+    """The same, with its key under a password."""
+    encryption = serialization.BestAvailableEncryption(b"secret")
+    key = serialization.load_pem_private_key(pem, None)
+    certificate = x509.load_pem_x509_certificate(pem).public_bytes(serialization.Encoding.PEM)
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption) + certificate
 
 
 def allow(server: RedisServer, rights: str) -> None:

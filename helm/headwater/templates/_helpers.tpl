@@ -90,6 +90,10 @@ HEADWATER_REGISTRY_KEY: /etc/headwater/registry-tls/tls.key
 {{- if .Values.redis.tlsSecret }}
 HEADWATER_REDIS_CA: /etc/headwater/redis-tls/ca.crt
 {{- end }}
+{{- if .Values.redis.mutualTLS }}
+HEADWATER_REDIS_CERT: /etc/headwater/redis-tls/tls.crt
+HEADWATER_REDIS_KEY: /etc/headwater/redis-tls/tls.key
+{{- end }}
 HEADWATER_STATE_DIR: /var/lib/headwater
 {{- range $name, $value := .Values.settings }}
 {{ $name }}: {{ $value | quote }}
