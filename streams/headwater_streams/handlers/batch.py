@@ -34,7 +34,7 @@ from headwater_streams.handlers.lanes import NOWHERE, Origin, Record
 from headwater_streams.handlers.message import Headers, Message
 from headwater_streams.handlers.partition_tasks import PartitionTasks
 from headwater_streams.handlers.policy import Die, HandlerTimeout, Later, decide
-from headwater_streams.handlers.runner import Schemas
+from headwater_streams.handlers.schemas import Schemas
 from headwater_streams.handlers.settler import PartitionControl, Settler
 from headwater_streams.handlers.spec import HandlerSpec
 from headwater_streams.metrics import HandlerMetrics

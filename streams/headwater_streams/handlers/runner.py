@@ -3,7 +3,7 @@
 Shape: a few long-lived worker tasks pull records from the current batch. A record whose key is free runs at once,
 inside the worker, without a task, a future or a queue entry of its own; a handler that never suspends lets one worker
 run through the whole batch. When a handler does suspend, the next worker is woken and pulls on, up to ``concurrency``.
-A record whose key is busy waits in that key's lane (see ``lanes``).
+A record whose key is busy waits in that key's lane (see ``lanes``); what leaves the fast path goes on in ``attempts``.
 
 Settling: nothing is written down for a record that runs and returns. Unsettled is what has not been pulled, plus what
 lanes, heaps, parking and unacknowledged emits hold. The offset to commit is the lowest of these, found by looking at
@@ -15,11 +15,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator, Mapping
 from math import inf
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
 from faust.types import TP
 
@@ -27,47 +26,28 @@ from headwater_schemas.clock import Clock
 from headwater_schemas.errors import HeadwaterError, RecordTooLarge
 from headwater_schemas.wire import Reason
 from headwater_streams.handlers.ahead import GAP, Ahead, by_partition
+from headwater_streams.handlers.attempts import Attempts
 from headwater_streams.handlers.context import EventContext
 from headwater_streams.handlers.dependency import Breaker, Dependencies
 from headwater_streams.handlers.emitter import Emitter, Outlet, Prepare
-from headwater_streams.handlers.failure import HOLDS, RELEASES
+from headwater_streams.handlers.failure import HOLDS
 from headwater_streams.handlers.family import Family
 from headwater_streams.handlers.fences import Fences, original_offset
+from headwater_streams.handlers.lane_table import LaneTable
 from headwater_streams.handlers.lanes import Lane, Origin, Record
-from headwater_streams.handlers.limits import TokenBucket
 from headwater_streams.handlers.message import Message
-from headwater_streams.handlers.policy import Again, HandlerTimeout, Later, Pause, decide
 from headwater_streams.handlers.returns import Returns
+from headwater_streams.handlers.schemas import Schemas
 from headwater_streams.handlers.settler import PartitionControl, Settler
 from headwater_streams.handlers.spec import HandlerSpec
+from headwater_streams.handlers.worker import Worker, cancel_overdue
 from headwater_streams.metrics import QUICK, HandlerMetrics
 
-__all__ = ["Runner", "Schemas"]
+__all__ = ["Runner"]
 
 logger = logging.getLogger(__name__)
 
 _KNOWN_PREFIXES = 10_000
-
-
-class Schemas(Protocol):
-    """What the runner needs of a codec besides a decoder: to fetch a schema without blocking the loop."""
-
-    def missing_schema(self, value: bytes | None) -> int | None: ...
-
-    async def prefetch(self, ids: Iterable[int]) -> None: ...
-
-
-class _Worker:
-    """A task that runs records. ``started`` is ``inf`` while no handler runs."""
-
-    __slots__ = ("message", "overdue", "started", "task", "wake")
-
-    def __init__(self) -> None:
-        self.task: asyncio.Task[None] | None = None
-        self.wake: asyncio.Future[None] | None = None
-        self.message: Message | None = None
-        self.started = inf
-        self.overdue = False
 
 
 class Runner:
@@ -97,8 +77,6 @@ class Runner:
         self._schemas = schemas
         self._clock = clock
         self._on_crash = on_crash
-        self._call = spec.function if spec.is_async else self._in_thread
-        self._threads = None if spec.is_async else ThreadPoolExecutor(spec.concurrency, f"headwater-{spec.name}")
         self._emitter = Emitter(outlet, prepare, self._tell_settled, self._refused, admits)
         self._gap = None if admits is None else GAP
         self._fences: dict[int, Fences] = {}
@@ -113,25 +91,32 @@ class Runner:
             lambda _: self._tell_settled(),
             spec.dead_limit,
         )
+        self._lanes = LaneTable(spec.ordered, self._settler.park, self._kick)
         self._returns = Returns(spec.name, family, control, clock, metrics, self._returned, self._hop)
+        self._attempts = Attempts(
+            spec,
+            family,
+            decode=decode,
+            schemas=schemas,
+            emitter=self._emitter,
+            settler=self._settler,
+            returns=self._returns,
+            dependencies=Dependencies({} if breakers is None else breakers, clock, spec.depends_on),
+            clock=clock,
+            metrics=metrics,
+            park_waiting=self._lanes.park_waiting,
+        )
 
-        self._dependencies = Dependencies({} if breakers is None else breakers, clock, spec.depends_on)
-        self._bucket = None if spec.rate is None else TokenBucket(spec.rate, clock)
-        self._gated = self._bucket is not None or bool(spec.depends_on)
-        self._lanes: dict[bytes | int, Message | Lane] = {}
-        self._serial = 0  # lane keys where order does not matter
-        self._ready: deque[Record] = deque()  # heads of lanes that may run
         self._tp = TP("", -1)
         self._batch: list[Message] = []
         self._pulling: Iterator[Message] = iter(self._batch)
         self._batches: deque[tuple[TP, list[Message]]] = deque()
         self._positions: dict[TP, int] = {}
         self._given_up: dict[TP, set[int]] = {}  # dropped one by one in a drain: unsettled, amidst what is settled
-        self._waiting = 0
         self._known: set[bytes] = set()  # wire prefixes whose schema is at hand
 
-        self._workers: list[_Worker] = []
-        self._idle: list[_Worker] = []
+        self._workers: list[Worker] = []
+        self._idle: list[Worker] = []
         self._waking = False
         self._room = asyncio.Event()
         self._room.set()
@@ -144,7 +129,9 @@ class Runner:
     def start(self) -> None:
         """Begin to run what is fed."""
         if self.spec.timeout is not None and self.spec.is_async:
-            self._watcher = asyncio.create_task(self._watch(self.spec.timeout), name=f"watch-{self.spec.name}")
+            self._watcher = asyncio.create_task(
+                cancel_overdue(self._workers, self.spec.timeout), name=f"watch-{self.spec.name}"
+            )
 
     async def close(self) -> None:
         """Stop at once: what runs is cancelled and stays unsettled. ``drain`` first for a graceful end."""
@@ -157,23 +144,22 @@ class Runner:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._threads is not None:
-            self._threads.shutdown(wait=False)
+        self._attempts.close()
 
     @property
     def in_flight(self) -> int:
         """Records that are with the handler, wait in a lane, or are being parked."""
-        return len(self._workers) - len(self._idle) + self._waiting + self._returns.held + self._settler.moving
+        return len(self._workers) - len(self._idle) + self._lanes.waiting + self._returns.held + self._settler.moving
 
     @property
     def fenced_keys(self) -> int:
         """Keys whose new records are parked because older ones are on Kafka."""
-        return sum(1 for lane in self._lanes.values() if isinstance(lane, Lane) and lane.fenced)
+        return sum(1 for lane in self._lanes.full() if lane.fenced)
 
     @property
     def held_keys(self) -> int:
         """Keys that wait for an operator's decision on a dead letter."""
-        return sum(1 for lane in self._lanes.values() if isinstance(lane, Lane) and lane.hold is not None)
+        return sum(1 for lane in self._lanes.full() if lane.hold is not None)
 
     @property
     def in_doubt(self) -> bool:
@@ -183,7 +169,9 @@ class Runner:
     @property
     def busy(self) -> bool:
         """Whether something of it may still happen without a clock: a handler, a send, an acknowledgement."""
-        return len(self._workers) > len(self._idle) or bool(self._settler.moving or self._ready or self._emitter.owing)
+        return len(self._workers) > len(self._idle) or bool(
+            self._settler.moving or self._lanes.ready or self._emitter.owing
+        )
 
     def ring(self) -> None:
         """Let go the retries that are due by the clock; the timers do it too, on the loop's own time."""
@@ -199,7 +187,7 @@ class Runner:
         holds = fences.holds.get(self.spec.name, {})
         if self.spec.ordered:
             for key in retrying.keys() | parked.keys():
-                self._lanes[key] = lane = Lane(key, partition)
+                lane = self._lanes.make(key, None, partition)
                 lane.retrying = retrying.get(key, 0)
                 lane.parked = parked.get(key, 0)
                 lane.hold = holds.get(key)
@@ -230,13 +218,11 @@ class Runner:
         gone = frozenset(partitions)
         numbers = {tp.partition for tp in gone}
         self._drop_unstarted(gone)
-        for worker in [worker for worker in self._workers if _runs_for(worker, gone)]:
+        for worker in [worker for worker in self._workers if worker.runs_for(gone)]:
             assert worker.task is not None
             self._workers.remove(worker)
             worker.task.cancel()
-        for key, lane in list(self._lanes.items()):
-            if (lane.partition if isinstance(lane, Lane) else _tp(lane).partition) in numbers:
-                del self._lanes[key]
+        self._lanes.forget(numbers)
         self._settler.forget(gone)
         self._emitter.forget(gone)
         self._returns.forget(gone)
@@ -251,24 +237,15 @@ class Runner:
         self._batches = deque(entry for entry in self._batches if entry[0] not in gone)
         if self._tp in gone:
             dropped += [(self._tp, message.offset()) for message in self._pulling]  # uses the shared iterator up
-        for record in self._ready:
-            if record.tp in gone:
-                record.lane.running = None
-                self._given_up.setdefault(record.tp, set()).add(record.offset)
-        self._ready = deque(record for record in self._ready if record.tp not in gone)
-        for lane in self._lanes.values():
-            if isinstance(lane, Lane):
-                self._waiting -= len(lane.waiting)
-                for record in lane.drop(gone):
-                    self._given_up.setdefault(record.tp, set()).add(record.offset)
-                self._waiting += len(lane.waiting)
+        for record in self._lanes.drop(gone):
+            self._given_up.setdefault(record.tp, set()).add(record.offset)
         for tp, offset in dropped:
             self._positions[tp] = min(offset, self._positions.get(tp, offset))
         if not self._batches and not self._left():
             self._room.set()
 
     def _busy(self, partitions: frozenset[TP]) -> bool:
-        running = any(_runs_for(worker, partitions) for worker in self._workers)
+        running = any(worker.runs_for(partitions) for worker in self._workers)
         return running or self._settler.owes(partitions) or self._emitter.owes(partitions)
 
     # -- feeding --------------------------------------------------------------------------------------------------
@@ -293,8 +270,7 @@ class Runner:
             self.metrics.consumed += len(messages)
             self._batches.append((tp, messages))
             self._room.clear()
-            if not self._waking:
-                self._kick()
+            self._kick()
             return
         for message in messages:
             self._returns.take(message, tp, fences, self.spec.ordered)
@@ -311,42 +287,9 @@ class Runner:
 
     # -- lanes ----------------------------------------------------------------------------------------------------
 
-    def _lane_of(self, message: Message, partition: int) -> Lane:
-        raw = message.key()
-        key: bytes | int
-        if raw is None or not self.spec.ordered:
-            self._serial += 1
-            key = self._serial
-        else:
-            key = raw
-        lane = self._lanes.get(key)
-        return lane if isinstance(lane, Lane) else self._make_lane(key, lane, partition)
-
-    def _make_lane(self, key: bytes | int, running: Message | None, partition: int) -> Lane:
-        lane = Lane(key, partition)
-        if running is not None:
-            lane.running = Record(running, _tp(running), lane)
-        self._lanes[key] = lane
-        return lane
-
-    def _queue(self, message: Message, lane: Message | Lane, key: bytes) -> None:
-        """A record whose key is busy: wait in memory, or be parked behind the older ones on Kafka."""
-        if not isinstance(lane, Lane):
-            lane = self._make_lane(key, lane, self._tp.partition)
-        record = Record(message, self._tp, lane)
-        if lane.hold == message.offset():
-            return  # the one that holds the key, read again after a crash: its letter stands already
-        if lane.fenced:
-            self._settler.park(record)
-        else:
-            lane.waiting.append(record)
-            self._waiting += 1
-            if lane.running is None:
-                self._advance(lane)
-
     def _returned(self, record: Record) -> None:
         """A record is back from a tier or the parking log, and due: it goes where its key is."""
-        lane = record.lane = self._lane_of(record.message, record.tp.partition)
+        lane = record.lane = self._lanes.of(record.message, record.tp.partition)
         if record.origin is Origin.PARKED and (record.hold is not None or lane.hold is not None):
             of_the_hold = lane.hold is not None and original_offset(record.message) == lane.hold
             if of_the_hold and record.hold == HOLDS and lane.marker is None:
@@ -356,19 +299,7 @@ class Runner:
                 self._settle(record)
                 return
         (lane.held if record.origin is Origin.PARKED else lane.due).append(record)
-        self._advance(lane)
-
-    def _advance(self, lane: Lane) -> None:
-        """Let the lane's next record run, or forget the lane."""
-        waiting = len(lane.waiting)
-        record = lane.next()
-        self._waiting -= waiting - len(lane.waiting)
-        if record is not None:
-            self._ready.append(record)
-            if not self._waking:
-                self._kick()
-        elif lane.idle and self._lanes.get(lane.key) is lane:
-            del self._lanes[lane.key]
+        self._lanes.advance(lane)
 
     def _settle(self, record: Record) -> None:
         """The record is done where it was read from."""
@@ -377,24 +308,25 @@ class Runner:
         if record.tp.topic != self.family.topic:
             self._returns.settled(record.tp)
         self._settled.set()
-        if self._lanes.get(lane.key) is lane:
-            self._advance(lane)
+        self._lanes.advance(lane)
 
     def _tell_settled(self) -> None:
         self._settled.set()
-        if self._gap is not None and self._batches and not self._waking:
+        if self._gap is not None and self._batches:
             self._kick()  # the oldest may have been what held the next batch back
 
     # -- workers --------------------------------------------------------------------------------------------------
 
     def _kick(self) -> None:
-        """Have one more worker look for work, if one is free."""
+        """Have one more worker look for work, if one is free and none is on its way."""
+        if self._waking:
+            return
         if self._idle:
             worker = self._idle.pop()
             assert worker.wake is not None
             worker.wake.set_result(None)
         elif len(self._workers) < self.spec.concurrency and not self._closing:
-            worker = _Worker()
+            worker = Worker()
             self._workers.append(worker)
             worker.task = asyncio.create_task(self._work(worker), name=f"{self.spec.name}-{len(self._workers)}")
             worker.task.add_done_callback(self._worker_ended)
@@ -407,16 +339,15 @@ class Runner:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._on_crash(error)
 
-    async def _work(self, worker: _Worker) -> None:
+    async def _work(self, worker: Worker) -> None:
         loop = asyncio.get_running_loop()
         self._waking = False
         while True:
-            while self._ready:
-                record = self._ready.popleft()
-                if not self._waking:
-                    self._kick()
+            while self._lanes.ready:
+                record = self._lanes.ready.popleft()
+                self._kick()
                 await self._process(record, worker)
-            if self._waiting < self.spec.max_waiting:
+            if self._lanes.waiting < self.spec.max_waiting:
                 if self._left():
                     await self._pull(worker)
                     continue
@@ -443,24 +374,25 @@ class Runner:
         """Records of the current batch that nobody has pulled."""
         return self._pulling.__length_hint__()  # type: ignore[attr-defined,no-any-return]  # a list iterator has it
 
-    async def _pull(self, worker: _Worker) -> None:
+    async def _pull(self, worker: Worker) -> None:
         """Run records of the current batch until it is used up, or a lane has something older to run."""
         pulling, tp = self._pulling, self._tp
-        lanes, call, emitter, decode, known = self._lanes, self._call, self._emitter, self._decode, self._known
+        table, lanes, ready = self._lanes, self._lanes.by_key, self._lanes.ready
+        emitter, decode, known = self._emitter, self._decode, self._known
+        call, gated, dependencies = self._attempts.call, self._attempts.gated, self._attempts.dependencies
         ordered, takes_event, most = self.spec.ordered, self.spec.takes_event, self.spec.max_waiting
-        dependencies = self._dependencies
-        metrics, ready = self.metrics, self._ready
+        metrics = self.metrics
         quick, quick_seconds = 0, 0.0  # most calls fall in the first bucket: those are counted here, all at once
         ended = perf_counter()
         for message in pulling:
             key: Any = message.key()
             if key is None or not ordered:
-                self._serial = key = self._serial + 1
+                table.serial = key = table.serial + 1
             else:
                 lane = lanes.get(key)
                 if lane is not None:
-                    self._queue(message, lane, key)
-                    if self._waiting >= most:
+                    table.queue(message, tp, key)
+                    if table.waiting >= most:
                         break
                     continue
             lanes[key] = worker.message = message
@@ -468,7 +400,7 @@ class Runner:
             if not self._waking:
                 self._kick()
             value: Any = message.value()
-            if self._gated or (value is not None and value[:5] not in known and not self._is_known(value)):
+            if gated or (value is not None and value[:5] not in known and not self._is_known(value)):
                 await self._slow(message, key, worker, None)
                 ended = perf_counter()
                 continue
@@ -514,167 +446,34 @@ class Runner:
         """A record is done whose key got a lane while it ran; or whose partition left, then the key is not its own."""
         if lane is None:
             return
-        self._lanes[key] = lane
+        self._lanes.by_key[key] = lane
         if isinstance(lane, Lane) and lane.running is not None and lane.running.message is message:
             self._settle(lane.running)
 
-    async def _slow(self, message: Message, key: bytes | int, worker: _Worker, error: BaseException | None) -> None:
+    async def _slow(self, message: Message, key: bytes | int, worker: Worker, error: BaseException | None) -> None:
         """Give a record of the fast path a lane, and go on with it there."""
-        failure = None if error is None else self._as_failure(error, worker)
-        lane = self._lanes.get(key)
+        failure = None if error is None else self._attempts.failure_of(error, worker)
+        lane = self._lanes.by_key.get(key)
         if lane is message:
-            lane = self._make_lane(key, message, _tp(message).partition)
+            lane = self._lanes.make(key, message, message.partition())
         if isinstance(lane, Lane) and lane.running is not None and lane.running.message is message:
             await self._process(lane.running, worker, failure)
 
-    async def _process(self, record: Record, worker: _Worker, failure: Exception | None = None) -> None:
+    async def _process(self, record: Record, worker: Worker, failure: Exception | None = None) -> None:
         """Try a record until it is settled: done, in a delay tier, or dead."""
         worker.message = record.message
         try:
-            if failure is None:
-                failure = await self._attempt(record, worker)
-            while failure is not None:
-                failure = await self._fail(record, failure, worker)
+            await self._attempts.run(record, worker, failure)
             self._settle(record)
         finally:
             worker.message = None
-
-    async def _attempt(self, record: Record, worker: _Worker) -> Exception | None:
-        """Call the handler once; the error it raised, if it did."""
-        if record.hold == RELEASES:
-            await self._release(record)
-            return None
-        if self._gated:
-            await self._gate()
-        started = worker.started = perf_counter()
-        value: Any = record.message.value()
-        try:
-            if (missing := self._schemas.missing_schema(value)) is not None:
-                await self._schemas.prefetch([missing])
-            event = EventContext(record.message, self._emitter, record.attempt, self._dependencies)
-            decoded = self._decode(value)
-            await (self._call(decoded, event) if self.spec.takes_event else self._call(decoded))
-            if record.lane.hold is not None:
-                await self._release(record)
-            if event.unacked or event.refused:
-                self._emitter.settle_after(event, record.tp)
-        except BaseException as error:
-            return self._dependencies.translate(self._as_failure(error, worker))
-        finally:
-            worker.started = inf
-            self.metrics.observe(perf_counter() - started)
-        self.metrics.settled("done")
-        if self._gated:
-            self._dependencies.succeeded()
-        return None
-
-    async def _gate(self) -> None:
-        """Wait for the rate limit and for what the handler depends on. The record keeps its lane meanwhile."""
-        if self._bucket is not None:
-            await self._bucket.take()
-        await self._dependencies.enter()
-
-    def _as_failure(self, error: BaseException, worker: _Worker) -> Exception:
-        """The record's failure. What is none of its business (the worker is cancelled) is raised on."""
-        worker.started = inf
-        if isinstance(error, asyncio.CancelledError) and worker.overdue and worker.task is not None:
-            worker.overdue = False
-            worker.task.uncancel()
-            return HandlerTimeout(f"{self.spec.name} did not return within {self.spec.timeout} s")
-        if not isinstance(error, Exception):
-            raise error
-        return error
-
-    async def _in_thread(self, *args: Any) -> Any:
-        """Run a synchronous handler off the loop. A thread cannot be stopped: a time-out is found afterwards."""
-        assert self._threads is not None
-        started = perf_counter()
-        result = await asyncio.get_running_loop().run_in_executor(self._threads, self.spec.function, *args)
-        if self.spec.timeout is not None and perf_counter() - started > self.spec.timeout:
-            raise HandlerTimeout(f"{self.spec.name} took longer than {self.spec.timeout} s")
-        return result
-
-    async def _watch(self, timeout: float) -> None:
-        """Cancel handlers that overrun. One sweep for all: a timer per record would cost more than the record."""
-        while True:
-            await asyncio.sleep(min(timeout / 4, 1.0))
-            late = perf_counter() - timeout
-            for worker in self._workers:
-                if worker.started < late and worker.task is not None:
-                    worker.overdue = True
-                    worker.started = inf
-                    worker.task.cancel()
-
-    # -- failures -------------------------------------------------------------------------------------------------
-
-    async def _fail(self, record: Record, error: Exception, worker: _Worker) -> Exception | None:
-        """Do with a failed record what the policy says; the next error if it was tried again in place."""
-        now = self._clock.time()
-        first = record.first_failed_at or now
-        decision = decide(self.spec.retry, error, attempt=record.attempt, immediate=record.immediate, age=now - first)
-        if isinstance(decision, Pause):
-            await self._outage(record, error)
-            return await self._attempt(record, worker)
-        record.first_failed_at = first
-        if isinstance(decision, Again):
-            record.immediate += 1
-            return await self._attempt(record, worker)
-        if isinstance(decision, Later) and self.family.tiers:
-            await self._settler.retry(record, error, decision.delay)
-            self._fence(record.lane)
-            return None
-        holding = self.spec.on_dead == "hold" and isinstance(record.lane.key, bytes)
-        reason: Reason = "handler" if isinstance(decision, Later) else decision.reason
-        await self._settler.die(record, error, reason, holding=holding)
-        if holding and record.lane.hold is None:
-            await self._hold(record)
-        return None
-
-    async def _hold(self, record: Record) -> None:
-        """The record is dead and its key must not go on: say so where a restart finds it."""
-        lane = record.lane
-        lane.hold = record.offset if record.origin is Origin.TOPIC else original_offset(record.message)
-        told = self._settler.mark(record, HOLDS)
-        self._park_waiting(lane)
-        await told
-
-    async def _release(self, record: Record) -> None:
-        """The record that held its key is done, or given up by an operator: what waits behind it may run."""
-        lane = record.lane
-        if lane.hold is None or original_offset(record.message) != lane.hold:
-            return
-        await self._settler.mark(record, RELEASES)
-        lane.hold = None
-        marker, lane.marker = lane.marker, None
-        if marker is not None:
-            lane.settle(marker)
-            self._returns.settled(marker.tp)
-
-    def _fence(self, lane: Lane) -> None:
-        """A record of the key is in a tier now. Only now may newer ones be parked: after a crash before the
-        acknowledgement, one of them in the parking log would stand ahead of it."""
-        if isinstance(lane.key, bytes):
-            lane.retrying += 1
-            self._park_waiting(lane)
-
-    def _park_waiting(self, lane: Lane) -> None:
-        while lane.waiting:
-            self._waiting -= 1
-            self._settler.park(lane.waiting.popleft())
-
-    async def _outage(self, record: Record, error: Exception) -> None:
-        """Wait while something we depend on is away. The record keeps its lane; nothing is dead-lettered."""
-        record.outages += 1
-        if record.outages == 1 or record.outages % 20 == 0:
-            logger.warning("%s waits, nothing is dead-lettered: %s", self.spec.name, error)
-        await asyncio.sleep(min(0.05 * 2 ** min(record.outages, 7), 5.0))
 
     def _hop(self, record: Record) -> None:
         """A tier's delay is over and the record's is not: on to the next tier. The key stays fenced by it."""
 
         def hopped() -> None:
             if self.spec.ordered and not record.counted and record.message.key() is not None:
-                self._lane_of(record.message, record.tp.partition).retrying += 1  # the copy will be counted
+                self._lanes.of(record.message, record.tp.partition).retrying += 1  # the copy will be counted
             self._returns.settled(record.tp)
             self._settled.set()
 
@@ -682,9 +481,9 @@ class Runner:
 
     def _refused(self, event: EventContext, tp: TP, error: HeadwaterError) -> None:
         """The broker refused for good what a record emitted after its handler had returned."""
-        self._serial += 1
         origin = Origin.TOPIC if tp.topic == self.family.topic else Origin.TIER
-        record = Record(event.message, tp, Lane(self._serial, tp.partition), origin)
+        self._lanes.serial += 1
+        record = Record(event.message, tp, Lane(self._lanes.serial, tp.partition), origin)
         reason: Reason = "too-large" if isinstance(error, RecordTooLarge) else "handler"
         self._settler.bury(record, error, reason, self._tell_settled)
 
@@ -724,19 +523,7 @@ class Runner:
     def _begun(self) -> Iterator[tuple[TP, int]]:
         """Each record that was begun and is not settled."""
         yield from ((tp, offset) for tp, offsets in self._given_up.items() for offset in offsets)
-        for lane in self._lanes.values():
-            if isinstance(lane, Lane):
-                yield from ((record.tp, record.offset) for record in lane.in_memory())
-            else:
-                yield _tp(lane), lane.offset()
+        yield from self._lanes.unsettled()
         yield from self._returns.unsettled()
         yield from self._settler.unsettled()
         yield from self._emitter.unsettled()
-
-
-def _runs_for(worker: _Worker, partitions: frozenset[TP]) -> bool:
-    return worker.message is not None and _tp(worker.message) in partitions
-
-
-def _tp(message: Message) -> TP:
-    return TP(message.topic(), message.partition())
