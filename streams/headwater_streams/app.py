@@ -503,7 +503,7 @@ class StreamApp(faust.App):
         if self.pool is None or not isinstance(consumer, Consumer):
             return {}
         settled = self.pool.settled(topic)
-        ends = await consumer.group.ends(settled) if settled else {}
+        ends = await consumer.group.ask.ends(settled) if settled else {}
         return {tp: at for tp, at in settled.items() if tp in ends and at >= ends[tp]}
 
     async def rewind(self, rewind: Rewind) -> None:

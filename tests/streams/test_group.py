@@ -64,7 +64,7 @@ async def test_a_question_does_not_wait_for_the_poll_that_finds_nothing(member: 
     polling = asyncio.ensure_future(group.consume(10, timeout=20.0))
     await asyncio.sleep(0.05)
     started = monotonic()
-    assert await group.committed([tp]) == {tp: None}
+    assert await group.ask.committed([tp]) == {tp: None}
     assert monotonic() - started < 10
     assert await polling == []
 
@@ -92,14 +92,14 @@ async def test_a_commit_that_is_waited_for_is_there_with_its_metadata(member: tu
     committing = asyncio.ensure_future(group.commit_told({tp: 0}, {tp: "told"}))
     while not committing.done():
         await group.consume(10, 0.05)
-    assert await group.committed_told([tp]) == ({tp: 0}, {tp: "told"})
+    assert await group.ask.committed_told([tp]) == ({tp: 0}, {tp: "told"})
 
 
 async def test_what_is_not_ours_is_not_committed(member: tuple[GroupConsumer, TP]) -> None:
     group, tp = member
     with pytest.raises(BrokerUnavailable, match="taken away"):
         await group.commit_told({tp: 0, TP(tp.topic, 1): 0}, {})
-    assert await group.committed([tp]) == {tp: None}
+    assert await group.ask.committed([tp]) == {tp: None}
 
 
 async def test_what_a_member_holds_beyond_what_the_group_gave_it_is_overdue(member: tuple[GroupConsumer, TP]) -> None:
@@ -151,4 +151,4 @@ async def test_a_member_that_has_left_says_so(member: tuple[GroupConsumer, TP]) 
     group, tp = member
     await group.close()
     with pytest.raises(GroupClosed, match="has left the group"):
-        await group.committed([tp])
+        await group.ask.committed([tp])

@@ -66,16 +66,23 @@ class HandlerRunner(Protocol):
     def read(self) -> Mapping[TP, int]: ...
 
 
-class Membership(Protocol):
-    """What the pool needs of the group."""
-
-    def pause(self, partitions: Iterable[TP]) -> None: ...
-
-    def resume(self, partitions: Iterable[TP]) -> None: ...
+class Answers(Protocol):
+    """What the pool asks the brokers."""
 
     async def watermarks(self, partitions: Collection[TP]) -> dict[TP, tuple[int, int]]: ...
 
     async def committed_told(self, partitions: Collection[TP]) -> tuple[dict[TP, int | None], dict[TP, str]]: ...
+
+
+class Membership(Protocol):
+    """What the pool needs of the group."""
+
+    @property
+    def ask(self) -> Answers: ...
+
+    def pause(self, partitions: Iterable[TP]) -> None: ...
+
+    def resume(self, partitions: Iterable[TP]) -> None: ...
 
     def commit_soon(self, offsets: Mapping[TP, int], told: Mapping[TP, str]) -> bool: ...
 
@@ -123,8 +130,8 @@ class HandlerPool:
                 self._family_of[topic] = runner.family
         self._assigned: set[TP] = set()
         self._activations: dict[TP, asyncio.Task[None]] = {}
-        self._ask_committed = Together(group.committed_told)
-        self._ask_watermarks = Together(group.watermarks)
+        self._ask_committed = Together(group.ask.committed_told)
+        self._ask_watermarks = Together(group.ask.watermarks)
         self._commit_begun = Together(self._commit_first)
         self._first: dict[TP, tuple[int, str]] = {}
         self._active: set[TP] = set()  # topic partitions whose family runs

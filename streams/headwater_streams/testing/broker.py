@@ -138,6 +138,10 @@ class MemoryBroker:
     def resume(self, partitions: Iterable[TP]) -> None:
         self.paused.difference_update(partitions)
 
+    @property
+    def ask(self) -> MemoryBroker:
+        return self
+
     async def watermarks(self, partitions: Collection[TP]) -> dict[TP, tuple[int, int]]:
         return {tp: (0, len(self.topics[tp.topic][tp.partition])) for tp in partitions}
 

@@ -197,8 +197,8 @@ class Consumer(faust_consumer.Consumer):
         if not ours or self.pool is None:
             return
         self.group.pause(ours)
-        committed = await until_available(lambda: self.group.committed(ours))
-        marks = await until_available(lambda: self.group.watermarks(ours))
+        committed = await until_available(lambda: self.group.ask.committed(ours))
+        marks = await until_available(lambda: self.group.ask.watermarks(ours))
         await until_available(
             lambda: self.group.seek({tp: marks[tp][0] if at is None else at for tp, at in committed.items()})
         )
@@ -315,7 +315,7 @@ class Consumer(faust_consumer.Consumer):
             return
         positions = dict(rewind.positions)
         if rewind.since is not None:
-            positions.update(await self.group.offsets_since(rewind.positions, rewind.since))
+            positions.update(await self.group.ask.offsets_since(rewind.positions, rewind.since))
         ours = self.pool.rewind(positions)
         await self.group.seek(ours)
         self.log.warning("reading again from %s", ours)
@@ -449,9 +449,9 @@ class Consumer(faust_consumer.Consumer):
         return True
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
-        committed = await self.group.committed(self._agent_tps)
+        committed = await self.group.ask.committed(self._agent_tps)
         low = {tp for tp, offset in committed.items() if offset is None}
-        marks = await self.group.watermarks(low) if low else {}
+        marks = await self.group.ask.watermarks(low) if low else {}
         target = {tp: marks[tp][0] if offset is None else offset for tp, offset in committed.items()}
         await self._move_to(target)
         return target
@@ -489,14 +489,14 @@ class Consumer(faust_consumer.Consumer):
             self._read_offset[tp] = offset if offset > 0 else None
 
     async def position(self, tp: TP) -> int | None:
-        offset = (await self.group.positions([tp]))[tp]
+        offset = (await self.group.ask.positions([tp]))[tp]
         return offset if offset >= 0 else None
 
     async def earliest_offsets(self, *partitions: TP) -> Mapping[TP, int]:
-        return {tp: low for tp, (low, _) in (await self.group.watermarks(partitions)).items()}
+        return {tp: low for tp, (low, _) in (await self.group.ask.watermarks(partitions)).items()}
 
     async def highwaters(self, *partitions: TP) -> Mapping[TP, int]:
-        marks = await self.group.watermarks(partitions)
+        marks = await self.group.ask.watermarks(partitions)
         self._highwaters.update({tp: high for tp, (_, high) in marks.items()})
         return {tp: high for tp, (_, high) in marks.items()}
 

@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from time import monotonic
 from typing import Any, Literal, Protocol, TypeVar, cast
 
-from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 from faust.types import TP
 
 from headwater_schemas.errors import BrokerUnavailable, HeadwaterError, UsageError
@@ -28,6 +28,7 @@ from headwater_streams.transport.complaints import Complaints
 from headwater_streams.transport.errors import GroupClosed, kafka_error, translate
 from headwater_streams.transport.group_settings import GroupSettings
 from headwater_streams.transport.overdue import Overdue
+from headwater_streams.transport.questions import Questions
 
 __all__ = ["GroupConsumer", "GroupListener", "Marks", "positions_of"]
 
@@ -104,6 +105,7 @@ class GroupConsumer:
         self._commits: dict[frozenset[tuple[TP, int, str]], asyncio.Future[None]] = {}  # waited for; poll thread only
         self._overdue = Overdue(kafka, settings.group)
         self._complaints = Complaints("consumer")
+        self.ask = Questions(self._call, lambda: self.raw, lambda: self._assigned)
 
     @property
     def assignment(self) -> frozenset[TP]:
@@ -403,103 +405,6 @@ class GroupConsumer:
 
     def _group_metadata(self) -> Any:
         return self.raw.consumer_group_metadata()
-
-    async def committed(self, partitions: Collection[TP], timeout: float = 10.0) -> dict[TP, int | None]:
-        """The group's committed offset of each partition; ``None`` where it never committed.
-
-        Raises:
-            BrokerUnavailable: no answer within ``timeout`` seconds.
-        """
-        return await self._call(self._committed, partitions, timeout)
-
-    async def committed_told(
-        self, partitions: Collection[TP], timeout: float = 10.0
-    ) -> tuple[dict[TP, int | None], dict[TP, str]]:
-        """``committed``, and the metadata of the same commits.
-
-        Raises:
-            BrokerUnavailable: no answer within ``timeout`` seconds.
-        """
-        answer = await self._call(self._ask_committed, partitions, timeout)
-        offsets = {TP(tp.topic, tp.partition): tp.offset if tp.offset >= 0 else None for tp in answer}
-        return offsets, {TP(tp.topic, tp.partition): tp.metadata or "" for tp in answer}
-
-    def _committed(self, partitions: Collection[TP], timeout: float) -> dict[TP, int | None]:
-        answer = self._ask_committed(partitions, timeout)
-        return {TP(tp.topic, tp.partition): tp.offset if tp.offset >= 0 else None for tp in answer}
-
-    def _ask_committed(self, partitions: Collection[TP], timeout: float) -> list[TopicPartition]:
-        wanted = [TopicPartition(tp.topic, tp.partition) for tp in partitions]
-        if not wanted:
-            return []
-        try:
-            return self.raw.committed(wanted, timeout)
-        except KafkaException as exc:
-            raise translate(kafka_error(exc), "reading committed offsets") from exc
-
-    async def watermarks(self, partitions: Collection[TP], timeout: float = 10.0) -> dict[TP, tuple[int, int]]:
-        """The first and the next offset of each partition, asked from the brokers.
-
-        Raises:
-            BrokerUnavailable: no answer within ``timeout`` seconds.
-        """
-        return await self._call(self._watermarks, partitions, timeout)
-
-    def _watermarks(self, partitions: Collection[TP], timeout: float) -> dict[TP, tuple[int, int]]:
-        first = self._edges(partitions, OFFSET_BEGINNING, timeout)
-        following = self._edges(partitions, OFFSET_END, timeout)
-        return {tp: (first[tp], following[tp]) for tp in partitions}
-
-    def _edges(self, partitions: Collection[TP], edge: int, timeout: float) -> dict[TP, int]:
-        """As times, the edges of a log are their numbers."""
-        return self._at([TopicPartition(tp.topic, tp.partition, edge) for tp in partitions], timeout)
-
-    def _at(self, times: list[TopicPartition], timeout: float) -> dict[TP, int]:
-        """The offset at a time of each partition, given as its offset. One request to each leader asks for all."""
-        if not times:
-            return {}
-        try:
-            answer = self.raw.offsets_for_times(times, timeout)
-        except KafkaException as exc:
-            raise translate(kafka_error(exc), "asking for offsets by time") from exc
-        for tp in answer:
-            if tp.error is not None:
-                raise translate(tp.error, f"reading the offsets of {tp.topic}[{tp.partition}]")
-        return {TP(tp.topic, tp.partition): tp.offset for tp in answer}
-
-    async def offsets_since(self, partitions: Iterable[TP], since: float, timeout: float = 10.0) -> dict[TP, int]:
-        """The offset of the first record at or after ``since`` (seconds since the epoch); the end if there is none.
-
-        Raises:
-            BrokerUnavailable: no answer within ``timeout`` seconds.
-        """
-        return await self._call(self._offsets_since, partitions, since, timeout)
-
-    def _offsets_since(self, partitions: Iterable[TP], since: float, timeout: float) -> dict[TP, int]:
-        found = self._at([TopicPartition(tp.topic, tp.partition, int(since * 1000)) for tp in partitions], timeout)
-        ends = self._edges([tp for tp, offset in found.items() if offset < 0], OFFSET_END, timeout)
-        return found | ends
-
-    async def ends(self, partitions: Collection[TP]) -> dict[TP, int]:
-        """The next offset of each partition as the last fetch showed it, without asking the brokers; left out where
-        nothing was fetched yet. As old as the last fetch: a tenth of a second while one polls."""
-        return await self._call(self._ends, partitions)
-
-    def _ends(self, partitions: Collection[TP]) -> dict[TP, int]:
-        known = {
-            tp: self.raw.get_watermark_offsets(TopicPartition(tp.topic, tp.partition), cached=True)[1]
-            for tp in partitions
-            if tp in self._assigned
-        }
-        return {tp: end for tp, end in known.items() if end >= 0}
-
-    async def positions(self, partitions: Collection[TP]) -> dict[TP, int]:
-        """The offset after the last record that ``consume`` returned; negative where nothing was returned yet."""
-        return await self._call(self._positions, partitions)
-
-    def _positions(self, partitions: Collection[TP]) -> dict[TP, int]:
-        answer = self.raw.position([TopicPartition(tp.topic, tp.partition) for tp in partitions])
-        return {TP(tp.topic, tp.partition): tp.offset for tp in answer}
 
     async def close(self) -> None:
         """Revoke (the listener is told), commit what it returns, leave the group. Idempotent."""
