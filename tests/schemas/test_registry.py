@@ -244,7 +244,7 @@ class TestRegistry(RegistryFacts):
 
     def test_a_wrong_path_condemns_no_record(self, registry: SchemaRegistry) -> None:
         """A 404 that is not the registry's own says nothing of the id."""
-        astray = RegistrySettings(self.opened[0]._url.replace("/v7", "/v99"))
+        astray = RegistrySettings(self.opened[0]._url.replace("/v7", "/v99"), timeout=30)
 
         with Registry(astray) as elsewhere, pytest.raises(RegistryUnavailable, match="404"):
             elsewhere.schema(1)
