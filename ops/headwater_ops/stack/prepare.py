@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from headwater_ops.stack import endpoints as places
 from headwater_ops.stack.aot import AotCaches
 from headwater_ops.stack.download import Downloads, Progress
+from headwater_ops.stack.errors import StartFailed
 from headwater_ops.stack.kafka import Broker, new_id
 from headwater_ops.stack.lock import load_lock
 from headwater_ops.stack.ports import choose
@@ -87,13 +88,20 @@ def _run(part: Broker | Registry, caches: AotCaches) -> None:
 
 
 def _use(bootstrap: str) -> None:
-    """What every stack does: make a topic, write to it, read it as a group."""
-    from confluent_kafka import Consumer, Producer
+    """What every stack does: make a topic, write to it, read it as a group.
+
+    Raises:
+        StartFailed: the broker does not do it.
+    """
+    from confluent_kafka import Consumer, KafkaException, Producer
     from confluent_kafka.admin import AdminClient
     from confluent_kafka.cimpl import NewTopic
 
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
-    admin.create_topics([NewTopic("learn", 1, 1)])["learn"].result(60)
+    try:
+        admin.create_topics([NewTopic("learn", 1, 1)])["learn"].result(60)
+    except KafkaException as exc:
+        raise StartFailed(f"the broker started and takes no topic: {exc}") from exc
     producer = Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True, "compression.type": "lz4"})
     producer.produce("learn", b"value", b"key")
     producer.flush(60)
