@@ -37,7 +37,7 @@ from headwater_schemas.clock import ManualClock
 
 KEYS = ("a", "b")
 POLICY = CachePolicy(soft_ttl=60, hard_ttl=120, negative_ttl=10, fence_ttl=600, stale_if_error=30, wait="50ms")
-_NAMES = 4096  # more than are played at once
+_NAMES = 512  # more than are played at once, and few: each has metrics
 
 T = TypeVar("T")
 Talk = Generator[Sequence[Command], list[Any], T]
