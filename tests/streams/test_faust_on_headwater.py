@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import faust
@@ -19,6 +20,12 @@ Number: Any = int  # Faust takes any codec's type; its annotations name only som
 pytestmark = pytest.mark.timeout(60)
 
 until = partial(apps.until, seconds=30.0)
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Faust makes its data folder where it stands."""
+    monkeypatch.chdir(tmp_path)
 
 
 def plain_app(name: str, endpoints: Endpoints, **settings: Any) -> faust.App:

@@ -71,7 +71,7 @@ def test_faust_puts_its_folder_where_the_chart_says(monkeypatch: pytest.MonkeyPa
     assert StreamApp("billing").conf.datadir == Path("/var/lib/headwater/faust")
 
 
-@pytest.mark.parametrize("command", ["worker", "api", "lag", "topics apply", "schemas check"])
+@pytest.mark.parametrize("command", ["worker", "api", "lag", "outbox relay", "topics apply", "schemas check"])
 def test_every_command_that_a_pod_runs_exists(command: str) -> None:
     asked = [sys.executable, "-m", "headwater_ops.cli", *command.split(), "--help"]
     answer = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=False)
@@ -87,6 +87,7 @@ def test_the_pods_run_no_other_commands(full: list[Manifest]) -> None:
         "headwater worker invoices:app",
         "headwater api",
         "headwater lag --serve",
+        "headwater outbox relay",
         "headwater topics apply --register",
         "headwater schemas check --registry",
     }

@@ -109,7 +109,7 @@ def test_the_default_deny_selects_every_pod(full: list[Manifest]) -> None:
     deny = next(m for m in full if m["kind"] == "NetworkPolicy" and m["metadata"]["name"].endswith("-deny"))
     selector = deny["spec"]["podSelector"]["matchLabels"].items()
 
-    assert len(pods(full)) == 7
+    assert len(pods(full)) == 8
     for name, pod in pods(full):
         assert selector <= pod["metadata"]["labels"].items(), name
 
@@ -151,7 +151,7 @@ def test_the_service_monitor_selects_the_labels_of_every_service(full: list[Mani
     selector = monitor["spec"]["selector"]["matchLabels"].items()
 
     services = [m for m in full if m["kind"] == "Service"]
-    assert len(services) == 4
+    assert len(services) == 5
     assert all(selector <= service["metadata"]["labels"].items() for service in services)
 
 
