@@ -244,7 +244,8 @@ class TestRegistry(RegistryFacts):
 
     def test_a_wrong_path_condemns_no_record(self, registry: SchemaRegistry) -> None:
         """A 404 that is not the registry's own says nothing of the id."""
-        astray = RegistrySettings(self.opened[0]._url.replace("/v7", "/v99"), timeout=30)
+        # Not ccompat/v99: one in sixty such requests is never answered by Apicurio 3.3.
+        astray = RegistrySettings(self.opened[0]._url.replace("ccompat/v7", "nothing"))
 
         with Registry(astray) as elsewhere, pytest.raises(RegistryUnavailable, match="404"):
             elsewhere.schema(1)
