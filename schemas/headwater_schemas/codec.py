@@ -211,6 +211,7 @@ def _as_mapping(value: Any) -> Any:
 
 _PATH: Final = re.compile(r"(?P<what>.*?)(?: - at `(?:key in )?\$\.?(?P<path>.*)`)?", re.DOTALL)
 _ENUM: Final = re.compile(r"Invalid enum value .*", re.DOTALL)
+_ADDRESS: Final = re.compile(r" from <_io\.BytesIO object at 0x[0-9a-f]+>")
 _NAMED: Final = re.compile(r"Object (?:missing required|contains unknown) field `(?P<name>[^`]*)`")
 
 
@@ -309,10 +310,15 @@ class _Plan:
             try:
                 schemaless_reader(buffer, self._writer, None)
             except Exception:  # the bytes are at fault; the caller keeps the first error as the cause
-                return NotDecodable(f"the bytes are not what their schema says: {exc!r}")
+                return NotDecodable(f"the bytes are not what their schema says: {_said(exc)}")
             if buffer.tell() == len(value):
                 return SchemaMismatch(f"this reader's schema cannot resolve the writer's: {exc}")
-        return NotDecodable(f"the bytes are not what their schema says: {exc!r}")
+        return NotDecodable(f"the bytes are not what their schema says: {_said(exc)}")
+
+
+def _said(exc: Exception) -> str:
+    """Without the address of our buffer in memory: the same fault has the same words."""
+    return _ADDRESS.sub("", repr(exc))
 
 
 def _unread(_value: bytes, _at: int) -> tuple[Any, int]:

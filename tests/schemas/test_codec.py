@@ -41,6 +41,9 @@ ANYTHING = st.recursive(
 )
 
 
+FLOAT = {"type": "record", "name": "Read", "fields": [{"name": "celsius", "type": "float"}]}
+
+
 class State(StrEnum):
     NEW = "NEW"
     PAID = "PAID"
@@ -375,6 +378,18 @@ class TestDecoding:
 
         with pytest.raises(NotDecodable):
             codec(variant(note={"type": "string"}), registry).decoder(TOPIC)(written[:-1])
+
+    def test_the_same_damage_is_told_in_the_same_words(self) -> None:
+        """No address in memory: dead letters are grouped by what is said."""
+        known = Catalogue.of(topics=[TopicSpec("temperatures", "Read")], schemas=[FLOAT])
+        measured = Codec(known, LocalRegistry())
+        written = measured.encoder("temperatures")({"celsius": 1.5})
+        told = set()
+        for value in (written[:-1], written[:-2]):
+            with pytest.raises(NotDecodable) as refused:
+                measured.decoder("temperatures")(value)
+            told.add(str(refused.value))
+        assert told == {"the bytes are not what their schema says: EOFError('cannot read float')"}
 
     def test_an_unknown_id_is_not_decodable(self) -> None:
         with pytest.raises(NotDecodable, match="does not know schema id 77"):
