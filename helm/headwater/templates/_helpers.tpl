@@ -263,3 +263,32 @@ readinessProbe:
 {{- with .Values.kafka.security.tokenURL }}{{ $ports = append $ports (include "headwater.urlPort" . | int) }}{{ end -}}
 {{- toYaml ($ports | uniq) -}}
 {{- end -}}
+
+{{/* One pod of a component at a time is evicted. */}}
+{{- define "headwater.disruptionBudget" -}}
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata:
+  name: {{ include "headwater.fullname" .root }}-{{ .component }}
+  labels: {{- include "headwater.labels" . | nindent 4 }}
+spec:
+  maxUnavailable: 1
+  unhealthyPodEvictionPolicy: AlwaysAllow
+  selector:
+    matchLabels: {{- include "headwater.selector" . | nindent 6 }}
+{{- end -}}
+
+{{/* For probes and metrics of pods that nobody calls otherwise. */}}
+{{- define "headwater.probedService" -}}
+apiVersion: v1
+kind: Service
+metadata:
+  name: {{ include "headwater.fullname" .root }}-{{ .component }}
+  labels: {{- include "headwater.labels" . | nindent 4 }}
+spec:
+  clusterIP: None
+  publishNotReadyAddresses: true
+  selector: {{- include "headwater.selector" . | nindent 4 }}
+  ports:
+    - {name: http, port: {{ .port }}, targetPort: http}
+{{- end -}}
