@@ -44,18 +44,8 @@ def translate(exc: Exception) -> HeadwaterError:
             return CacheFull(f"Redis is at maxmemory and refuses writes: {exc}")
         case exceptions.MaxConnectionsError():
             return CacheUnavailable(f"no free connection to Redis in time; raise max_connections or send less: {exc}")
-        case exceptions.RedisError() | exceptions.RedisClusterException() | OSError() if _UNTRUSTED in str(exc):
-            return SettingError(
-                f"Redis's certificate is not trusted: {exc}; name the certificates (PEM) that signed it in "
-                "HEADWATER_REDIS_CA, and reach Redis by a name that its certificate holds"
-            )
-        case exceptions.RedisError() | exceptions.RedisClusterException() | OSError() if any(
-            alert in str(exc) for alert in _UNWANTED
-        ):
-            return SettingError(
-                f"Redis does not accept our certificate: {exc}; name one (PEM) that its CA signed, and its key, in "
-                "HEADWATER_REDIS_CERT and HEADWATER_REDIS_KEY"
-            )
+        case exceptions.RedisError() | exceptions.RedisClusterException() | OSError() if error := _of_certificates(exc):
+            return error
         case exceptions.TimeoutError() | TimeoutError():
             return CacheUnavailable(f"Redis did not answer in time: {exc}")
         case exceptions.ConnectionError() | exceptions.ReadOnlyError() | exceptions.ClusterError() | OSError():
@@ -63,6 +53,21 @@ def translate(exc: Exception) -> HeadwaterError:
         case exceptions.ResponseError():
             return _of_reply(exc)
     return CacheUnavailable(f"Redis failed: {exc}")
+
+
+def _of_certificates(exc: Exception) -> SettingError | None:
+    text = str(exc)
+    if _UNTRUSTED in text:
+        return SettingError(
+            f"Redis's certificate is not trusted: {text}; name the certificates (PEM) that signed it in "
+            "HEADWATER_REDIS_CA, and reach Redis by a name that its certificate holds"
+        )
+    if any(alert in text for alert in _UNWANTED):
+        return SettingError(
+            f"Redis does not accept our certificate: {text}; name one (PEM) that its CA signed, and its key, in "
+            "HEADWATER_REDIS_CERT and HEADWATER_REDIS_KEY"
+        )
+    return None
 
 
 def _of_reply(exc: exceptions.ResponseError) -> HeadwaterError:

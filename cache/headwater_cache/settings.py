@@ -90,7 +90,7 @@ class RedisSettings:
         if self.cert is not None:
             try:
                 # Without a password of ours OpenSSL would ask the terminal for that of an encrypted key.
-                ssl.create_default_context().load_cert_chain(self.cert, self.key, password="")
+                ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(self.cert, self.key, password="")
             except OSError as exc:
                 raise SettingError(
                     f"HEADWATER_REDIS_CERT: {self.cert} with the key of {self.key or self.cert} cannot be used: {exc}; "

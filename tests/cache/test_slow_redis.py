@@ -89,7 +89,7 @@ def test_a_silent_redis_adds_no_more_than_50_ms_to_a_read(proxy: Proxy, name: st
             return sorted(pool.map(lambda _: _seconds(cache), range(1000)))[989]
 
     # The machine itself may stand still for longer, but not each time.
-    assert min(p99() for _ in range(3)) < 0.05
+    assert any(p99() < 0.05 for _ in range(3))
 
 
 def test_a_read_that_is_to_look_for_the_live_epoch_waits_no_longer(proxy: Proxy, name: str, table: Table) -> None:

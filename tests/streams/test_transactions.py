@@ -88,7 +88,7 @@ class World:
                 assert time.monotonic() < end, "no transaction was met open: this run would show nothing"
                 worker.send_signal(signal.SIGCONT)
                 self.send(100)
-                self._within(0.5, lambda: bool(self._open(self.log.ends(self._outputs()))))
+                self.within(0.5, lambda: bool(self._open(self.log.ends(self._outputs()))))
         finally:
             worker.kill()
             worker.wait()
@@ -97,7 +97,7 @@ class World:
         """SIGSTOP it: what the others wrote is committed soon, what it wrote itself stays open."""
         worker.send_signal(signal.SIGSTOP)
         written = self.log.ends(self._outputs())
-        return not self._within(1.0, lambda: not self._open(written))
+        return not self.within(1.0, lambda: not self._open(written))
 
     def _outputs(self) -> list[TP]:
         return self.log.partitions(self.out)
@@ -108,12 +108,13 @@ class World:
         return [tp for tp, end in written.items() if committed[tp] < end]
 
     @staticmethod
-    def _within(seconds: float, holds: Callable[[], bool]) -> bool:
+    def within(seconds: float, holds: Callable[[], bool], pause: float = 0.01) -> bool:
+        """Whether it came to hold within these seconds."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if holds():
                 return True
-            time.sleep(0.01)
+            time.sleep(pause)
         return False
 
     @contextmanager
@@ -165,6 +166,11 @@ class World:
         find."""
         return sum(self.log.ends(self.log.partitions(topic), committed=True).values())
 
+    def wait_for_more(self, topic: str, seconds: float = 40.0) -> None:
+        """Until more is committed there than now."""
+        before = self.stands(topic)
+        self.within(seconds, lambda: self.stands(topic) > before)
+
     def expected(self, seed: int) -> tuple[Counter[tuple[str, int]], Counter[tuple[str, int]]]:
         """The bills and the dead letters that must be there, each once."""
         living = [event for event in self.sent if fate(seed, *event) != 99]
@@ -175,15 +181,15 @@ class World:
     def settle(self, seed: int, seconds: float = 100.0) -> None:
         """Wait until as many are there as must be."""
         bills, dead = self.expected(seed)
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            if (
+        self.within(
+            seconds,
+            lambda: (
                 self.stands(self.out) >= len(bills)
                 and self.stands(self.dead) >= len(dead)
                 and self._all_there(bills, dead)
-            ):
-                return
-            time.sleep(0.5)
+            ),
+            pause=0.5,
+        )
 
     def _all_there(self, bills: Collection[object], dead: Collection[object]) -> bool:
         return len(set(self.read(self.out))) >= len(bills) and len(set(self.read(self.dead))) >= len(dead)
@@ -203,10 +209,7 @@ def test_workers_killed_in_mid_transaction_leave_each_output_exactly_once(world:
         world.start("a", seed)
         world.start("b", seed)
         for life in range(4):
-            deadline = time.monotonic() + 40
-            before = world.stands(world.out)
-            while world.stands(world.out) <= before and time.monotonic() < deadline:
-                time.sleep(0.1)
+            world.wait_for_more(world.out)
             world.send(300)
             time.sleep(rng.uniform(0.05, 0.6))
             world.kill_in_mid_transaction()

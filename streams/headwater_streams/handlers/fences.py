@@ -23,7 +23,7 @@ from headwater_schemas.settings import KafkaSettings
 from headwater_streams.handlers.ahead import Ahead
 from headwater_streams.handlers.failure import FENCE, HOLD, HOLDS, header
 from headwater_streams.handlers.family import Family
-from headwater_streams.handlers.message import Message
+from headwater_streams.handlers.message import Message, tp_of
 from headwater_streams.handlers.owners import Owners, owner_at
 from headwater_streams.transport.errors import kafka_error, translate
 
@@ -63,7 +63,7 @@ class Fences:
         if key is None:
             return
         headers = message.headers()
-        tp = TP(message.topic(), message.partition())
+        tp = tp_of(message)
         handler = (header(headers, wire.HW_HANDLER) or b"").decode("utf-8", "replace")
         done = self.done_of(handler, tp)
         if (done is not None and message.offset() in done) or self.is_stale(message, tp):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator
 from faust.types import TP
 
 from headwater_streams.handlers.lanes import Lane, Record
-from headwater_streams.handlers.message import Message
+from headwater_streams.handlers.message import Message, tp_of
 
 __all__ = ["LaneTable"]
 
@@ -62,13 +62,12 @@ class LaneTable:
         """A new lane for a key."""
         lane = Lane(key, partition)
         if running is not None:
-            lane.running = Record(running, _tp(running), lane)
+            lane.running = Record(running, tp_of(running), lane)
         self.by_key[key] = lane
         return lane
 
-    def queue(self, message: Message, tp: TP, key: bytes) -> None:
-        """A record whose key is busy: wait in memory, or be parked behind the older ones on Kafka."""
-        lane = self.by_key[key]
+    def queue(self, message: Message, tp: TP, key: bytes, lane: Message | Lane) -> None:
+        """A record whose key is kept busy by ``lane``: wait in memory, or be parked behind older ones on Kafka."""
         if not isinstance(lane, Lane):
             lane = self.make(key, lane, tp.partition)
         record = Record(message, tp, lane)
@@ -127,8 +126,4 @@ class LaneTable:
             if isinstance(lane, Lane):
                 yield from ((record.tp, record.offset) for record in lane.in_memory())
             else:
-                yield _tp(lane), lane.offset()
-
-
-def _tp(message: Message) -> TP:
-    return TP(message.topic(), message.partition())
+                yield tp_of(lane), lane.offset()

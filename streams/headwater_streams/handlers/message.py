@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-__all__ = ["Headers", "Message"]
+from faust.types import TP
+
+__all__ = ["Headers", "Message", "tp_of"]
 
 Headers = list[tuple[str, bytes]]
 
@@ -27,3 +29,8 @@ class Message(Protocol):
     def timestamp(self) -> tuple[int, int]:
         """Its kind and its milliseconds since the epoch."""
         ...
+
+
+def tp_of(message: Message) -> TP:
+    """The partition that a record was read from."""
+    return TP(message.topic(), message.partition())

@@ -391,7 +391,7 @@ class Runner:
             else:
                 lane = lanes.get(key)
                 if lane is not None:
-                    table.queue(message, tp, key)
+                    table.queue(message, tp, key, lane)
                     if table.waiting >= most:
                         break
                     continue

@@ -9,7 +9,7 @@ from time import perf_counter
 
 from faust.types import TP
 
-from headwater_streams.handlers.message import Message
+from headwater_streams.handlers.message import Message, tp_of
 
 __all__ = ["Worker", "cancel_overdue"]
 
@@ -28,7 +28,7 @@ class Worker:
 
     def runs_for(self, partitions: Collection[TP]) -> bool:
         """Whether it is with a record of these."""
-        return self.message is not None and TP(self.message.topic(), self.message.partition()) in partitions
+        return self.message is not None and tp_of(self.message) in partitions
 
 
 async def cancel_overdue(workers: Collection[Worker], timeout: float) -> None:

@@ -41,7 +41,8 @@ class Questions:
         Raises:
             BrokerUnavailable: no answer within ``timeout`` seconds.
         """
-        return await self._call(self._committed, partitions, timeout)
+        offsets, _ = await self.committed_told(partitions, timeout)
+        return offsets
 
     async def committed_told(
         self, partitions: Collection[TP], timeout: float = 10.0
@@ -54,10 +55,6 @@ class Questions:
         answer = await self._call(self._ask_committed, partitions, timeout)
         offsets = {TP(tp.topic, tp.partition): tp.offset if tp.offset >= 0 else None for tp in answer}
         return offsets, {TP(tp.topic, tp.partition): tp.metadata or "" for tp in answer}
-
-    def _committed(self, partitions: Collection[TP], timeout: float) -> dict[TP, int | None]:
-        answer = self._ask_committed(partitions, timeout)
-        return {TP(tp.topic, tp.partition): tp.offset if tp.offset >= 0 else None for tp in answer}
 
     def _ask_committed(self, partitions: Collection[TP], timeout: float) -> list[TopicPartition]:
         wanted = [TopicPartition(tp.topic, tp.partition) for tp in partitions]
