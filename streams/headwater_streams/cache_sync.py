@@ -27,6 +27,7 @@ from headwater_schemas.wire import change_topic
 from headwater_streams.app import StreamApp
 from headwater_streams.handlers.batch import RecordBatch, Rewind
 from headwater_streams.handlers.context import EventContext
+from headwater_streams.joint_apply import JointApply
 
 __all__ = ["sync_cache"]
 
@@ -79,13 +80,15 @@ def sync_cache(
         except InvalidKey as exc:  # no entry can have such a key
             logger.warning("%s: %s", cache.name, exc)
 
+    apply_jointly = JointApply(cache.aapply_many, max_records)
+
     @app.batch_handler(source, name=f"cache-sync-{cache.name}", max_records=max_records, on_unreadable=fence)
     async def apply(batch: RecordBatch) -> None:
         # What was redriven stands far behind: applying it is safe, it is versioned, but it is no progress. And it may
         # run beside a batch of the same partition, whose mark it must not overwrite: so it has no position at all.
         positions = {} if batch.redriven else {TopicPartition(*batch.tp): batch.offsets[-1] + 1}
         try:
-            await cache.aapply_many(list(_changes(batch, epoch)), positions=positions)
+            await apply_jointly(list(_changes(batch, epoch)), positions)
         except ContinuityLost as gap:
             raise _rewind(cache.name, gap) from gap
 
