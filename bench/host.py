@@ -1,7 +1,7 @@
 """How fast the machine itself is from moment to moment, beside a bench that measures waits.
 
 Virtual machines are slowed down by their hosts without being told: no CPU time is marked as stolen, yet for a tenth
-of a second everything takes several times as long. A process of its own does the same small piece of work every ten
+of a second everything takes several times as long. A process of its own does the same small piece of work every twenty
 milliseconds and notes the CPU time of it, which waiting for other processes does not lengthen. (Gil Tene's jHiccup
 asks the same of a JVM by sleeping; that also counts waits that a bench causes itself and must answer for.)
 
@@ -21,7 +21,7 @@ from types import TracebackType
 
 __all__ = ["HostSpeed"]
 
-_EVERY = 0.01  # seconds
+_EVERY = 0.02  # seconds
 _WORK = 20_000  # additions: a quarter of a millisecond
 _SLOW = 2.0  # times the median
 _AFTER = 0.1  # seconds in which what waited meanwhile is worked off
