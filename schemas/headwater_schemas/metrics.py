@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from prometheus_client import Counter
 
@@ -26,3 +26,5 @@ RegistryOutcome = Literal[
 _REQUESTS: Final[MetricName] = "headwater_registry_requests_total"
 
 REGISTRY_REQUESTS: Final = Counter(_REQUESTS, "Requests to the schema registry, by outcome.", ["outcome"])
+for _outcome in get_args(RegistryOutcome):
+    REGISTRY_REQUESTS.labels(_outcome)  # Prometheus sees no increase in a counter that begins with its first failure

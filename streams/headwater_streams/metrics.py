@@ -15,7 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from headwater_schemas.wire import Outcome, Reason
+from headwater_schemas.wire import REASONS, Outcome, Reason
 
 __all__ = ["BUCKETS", "QUICK", "HandlerMetrics", "Histogram", "MetricName", "WorkerMetrics"]
 
@@ -99,7 +99,8 @@ class HandlerMetrics:
         self.observe = self.processing.observe
         self.done = 0
         self._settled: dict[Outcome, int] = {"done": 0, "retry": 0, "dead": 0}
-        self._failed: dict[Reason, int] = {}
+        # All from the start: Prometheus sees no increase in a counter that begins with its first failures.
+        self._failed: dict[Reason, int] = dict.fromkeys(REASONS, 0)
         self.parked = 0
         self.stale_retries = 0
         self.delays: dict[str, Histogram] = {}
@@ -115,7 +116,7 @@ class HandlerMetrics:
 
     def failed(self, reason: Reason) -> None:
         """A record died of this."""
-        self._failed[reason] = self._failed.get(reason, 0) + 1
+        self._failed[reason] += 1
 
     def failures(self) -> dict[Reason, int]:
         """How many died of what."""

@@ -22,6 +22,7 @@ from confluent_kafka.cimpl import NewTopic
 from headwater_ops.stack import Endpoints
 from headwater_ops.worker import load
 from headwater_schemas.errors import UsageError
+from headwater_schemas.wire import REASONS
 
 APP = """
 import asyncio
@@ -136,6 +137,9 @@ def test_it_works_answers_probes_and_shows_its_metrics(
     assert metrics.headers["content-type"].startswith("text/plain")
     line = f'headwater_events_settled_total{{handler="note",outcome="done",topic="{topic_name}"}} 3.0'
     assert line in metrics.text
+    # From the start, since Prometheus sees no increase in a counter that begins with its first failures.
+    failed = [f'failed_total{{handler="note",reason="{reason}",topic="{topic_name}"}} 0.0' for reason in REASONS]
+    assert [line for line in failed if f"headwater_events_{line}" not in metrics.text] == []
 
 
 def test_sigterm_finishes_what_runs_commits_and_exits_cleanly(
