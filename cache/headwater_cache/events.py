@@ -66,6 +66,11 @@ class ChangeDecoder:
         self._key = key
         self._source_version = source_version or _lsn
 
+    @property
+    def epoch(self) -> int | None:
+        """The epoch of the topic; ``None``: the events carry versions of the source."""
+        return self._epoch
+
     def decode(self, key: bytes | None, value: bytes | None, position: Position) -> Change | None:
         """The change in a record; ``None`` for one that changes no key.
 
@@ -73,11 +78,29 @@ class ChangeDecoder:
             NotDecodable, SchemaMismatch: it will never be readable. Fence its key before it is parked.
             RegistryUnavailable: wait and decode again.
         """
+        return self.change(key, self.record(value), position)
+
+    def record(self, value: bytes | None) -> Row | None:
+        """The first half of ``decode``: the record in a value, ``None`` for a tombstone. Raises as it does."""
         if value is None:
-            return self._tombstone(key, position)
+            return None
         record = self._parsed(value)
         if not isinstance(record, Mapping):
             raise NotDecodable(f"a change event is a record, not {type(record).__name__}")
+        return record
+
+    def key_of(self, key: bytes | None) -> str:
+        """The business key of a record key.
+
+        Raises:
+            NotDecodable, SchemaMismatch: there is none in it.
+        """
+        return self._key(self._parsed_key(key) if key is not None else None)
+
+    def change(self, key: bytes | None, record: Row | None, position: Position) -> Change | None:
+        """The second half of ``decode``: the change that ``record`` tells of. Raises as it does."""
+        if record is None:
+            return self._tombstone(key, position)
         if {"entity", "key", "op"} <= record.keys():
             return self._change_event(record, position)
         record = record.get("payload", record) if "schema" in record else record
@@ -91,7 +114,7 @@ class ChangeDecoder:
         """In a view it may be all that compaction has left of a delete; else the delete itself came before."""
         if self._epoch is None or key is None:
             return None
-        return Change(self._key(self._parsed_key(key)), log_version(self._epoch, position.offset), None, 0, position)
+        return Change(self.key_of(key), log_version(self._epoch, position.offset), None, 0, position)
 
     def _change_event(self, event: Row, position: Position) -> Change:
         value = event["value"] if event["op"] == "UPSERT" else None
@@ -113,9 +136,8 @@ class ChangeDecoder:
         return self._row(key, row, self._source_version(meta), meta.get("ts_ms"), position)
 
     def _row(self, key: bytes | None, row: Row | None, of: Any, stamp: Any, position: Position) -> Change:
-        name = self._key(self._parsed_key(key) if key is not None else None)
         schema_id, payload = (0, None) if row is None else self._values.encode(row)
-        return Change(name, self._version(of, position), payload, schema_id, position, _seconds(stamp))
+        return Change(self.key_of(key), self._version(of, position), payload, schema_id, position, _seconds(stamp))
 
     def _version(self, of: Any, position: Position) -> Version:
         if self._epoch is not None:

@@ -222,6 +222,7 @@ class StreamApp(faust.App):
         timeout: Duration | None = None,
         max_waiting: int = 20_000,
         on_unreadable: BeforeDead | None = None,
+        decode: Callable[[bytes | None], Any] | None = None,
     ) -> Callable[[F], F]:
         """Declare a function that is called with many records of one partition at a time, as a ``RecordBatch``.
 
@@ -235,6 +236,8 @@ class StreamApp(faust.App):
             on_unreadable: awaited with each record that cannot be decoded, or that fails alone, before it becomes a
                 dead letter and before later records of its partition are handled. While it raises an ``Unavailable``
                 the partition waits; any other error stops the worker, so nothing is skipped. May be called again.
+            decode: reads a record's value, ``None`` of a tombstone, where the codec cannot: topics in another format.
+                It must not block, and raises a ``BadRecord`` for what can never be read.
 
         Raises:
             UsageError: a signature or a number that cannot be.
@@ -250,6 +253,7 @@ class StreamApp(faust.App):
                 "max_waiting": max_waiting,
                 "max_records": max_records,
                 "before_dead": on_unreadable,
+                "decode": decode,
                 "rate": None,
                 "depends_on": None,
                 "dead_limit": None,
@@ -421,7 +425,7 @@ class StreamApp(faust.App):
         """The runner of one handler on one topic, on whatever log the arguments stand for."""
         known = any(declared.name == family.topic for declared in self.catalogue.topics())
         common: dict[str, Any] = {
-            "decode": codec.decoder(family.topic if known else None, spec.value_type),
+            "decode": spec.decode or codec.decoder(family.topic if known else None, spec.value_type),
             "schemas": codec,
             "outlet": outlet,
             "prepare": prepare,

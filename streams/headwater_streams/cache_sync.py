@@ -12,24 +12,27 @@ that nothing older is served any more.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+import msgspec
 from faust.types import TP
 
 from headwater_cache.changes import ApplyResult, Change, Position
 from headwater_cache.continuity import Rewind as CacheRewind
 from headwater_cache.continuity import TopicPartition, lost
-from headwater_cache.errors import ContinuityLost, InvalidKey
+from headwater_cache.errors import ContinuityLost
+from headwater_cache.events import ChangeDecoder
 from headwater_cache.versions import Version, log_version, version
-from headwater_schemas.errors import Unavailable
+from headwater_schemas.errors import BadRecord, SettingError, Unavailable, UsageError
 from headwater_schemas.wire import change_topic
 from headwater_streams.app import StreamApp
 from headwater_streams.handlers.batch import RecordBatch, Rewind
 from headwater_streams.handlers.context import EventContext
+from headwater_streams.handlers.policy import Retry
 from headwater_streams.joint_apply import JointApply
 
-__all__ = ["sync_cache"]
+__all__ = ["CacheSync", "sync_cache"]
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +62,7 @@ def sync_cache(
     *,
     topic: str | None = None,
     epoch: int | None = 0,
+    decoder: ChangeDecoder | None = None,
     max_records: int = 500,
 ) -> None:
     """Keep ``cache`` equal to its change topic, by a handler of ``app``.
@@ -67,61 +71,153 @@ def sync_cache(
         topic: default ``<cache name>.changes``.
         epoch: view mode: the topic's epoch; a change's version is (epoch, offset), so raise it whenever the topic is
             made anew or its partition count changes. ``None`` takes the versions that the events carry (cache mode).
+        decoder: for a topic whose records are not all ChangeEvents, such as a Debezium connector's. Its epoch counts.
         max_records: events of one pipelined apply.
+
+    Raises:
+        UsageError: the cache has a handler in this app already, or a number is out of range.
     """
-    source = topic or change_topic(cache.name)
+    sync = CacheSync(app, cache, topic or change_topic(cache.name), decoder.epoch if decoder else epoch, decoder)
+    sync.join(max_records)
 
-    async def fence(event: EventContext) -> None:
-        if event.key is None:
-            logger.error("%s: a change without a key can not be read; no key is fenced", cache.name)
-            return
-        try:
-            await cache.afence(event.key, None if epoch is None else log_version(epoch, event.offset))
-        except InvalidKey as exc:  # no entry can have such a key
-            logger.warning("%s: %s", cache.name, exc)
 
-    apply_jointly = JointApply(cache.aapply_many, max_records)
+class CacheSync:
+    """What ``sync_cache`` declares: one handler, and a timer that says how far it is."""
 
-    @app.batch_handler(source, name=f"cache-sync-{cache.name}", max_records=max_records, on_unreadable=fence)
-    async def apply(batch: RecordBatch) -> None:
+    def __init__(
+        self, app: StreamApp, cache: SyncedCache, source: str, epoch: int | None, decoder: ChangeDecoder | None
+    ) -> None:
+        self._app = app
+        self._cache = cache
+        self._source = source
+        self._epoch = epoch
+        self._decoder = decoder
+        self._compared: set[TP] = set()
+        self._passed: dict[TP, int] = {}
+
+    def join(self, max_records: int) -> None:
+        """Add them to the app."""
+        self._apply_jointly = JointApply(self._cache.aapply_many, max_records)
+        handler = self._app.batch_handler(
+            self._source,
+            name=f"cache-sync-{self._cache.name}",
+            max_records=max_records,
+            # The same record fails the same way for ever, and its partition would wait for each attempt.
+            retry=Retry("1s", "10s", "1m", never=(BadRecord, UsageError)),
+            on_unreadable=self.fence,
+            decode=self._decoder.record if self._decoder else None,
+        )
+        handler(self.apply)
+        self._app.timer(1.0, name=f"cache-ready-{self._cache.name}")(self.follow)
+
+    # -- events ---------------------------------------------------------------------------------------------------
+
+    async def apply(self, batch: RecordBatch) -> None:
+        """Apply a batch, then move the partition's watermark on."""
+        if self._decoder is None:
+            changes = list(_changes(batch, self._epoch))
+        else:
+            changes = [change async for change in self._decoded(batch, self._decoder)]
         # What was redriven stands far behind: applying it is safe, it is versioned, but it is no progress. And it may
         # run beside a batch of the same partition, whose mark it must not overwrite: so it has no position at all.
         positions = {} if batch.redriven else {TopicPartition(*batch.tp): batch.offsets[-1] + 1}
         try:
-            await apply_jointly(list(_changes(batch, epoch)), positions)
+            if batch.tp not in self._compared:
+                await self._compare()
+            await self._apply_jointly(changes, positions)
         except ContinuityLost as gap:
-            raise _rewind(cache.name, gap) from gap
+            raise _rewind(self._cache.name, gap) from gap
 
-    compared: set[TP] = set()
+    async def _decoded(self, batch: RecordBatch, decoder: ChangeDecoder) -> AsyncIterator[Change]:
+        codec = self._app.codec
+        for offset, event, record in zip(batch.offsets, batch, batch.values, strict=True):
+            key = event.message.key()
+            if (missing := codec.missing_schema(key)) is not None:  # of the key; that of the value is there
+                await codec.prefetch([missing])
+            change = decoder.change(key, record, Position(*batch.tp, offset))
+            if change is not None:
+                yield msgspec.structs.replace(change, position=None) if batch.redriven else change
 
-    @app.timer(1.0, name=f"cache-ready-{cache.name}")  # type: ignore[untyped-decorator]  # Faust's
-    async def follow() -> None:
+    async def fence(self, event: EventContext) -> None:
+        """Before a record becomes a dead letter: nothing older than it is served of its key from here on."""
         try:
-            await compare()
-            await mark_ready()
-        except ContinuityLost as gap:
-            await app.rewind(_rewind(cache.name, gap))
-        except Unavailable as exc:
-            logger.warning("%s: cannot say that the cache follows its topic: %s", cache.name, exc)
+            key = event.key if self._decoder is None else self._decoder.key_of(event.message.key())
+        except BadRecord:
+            key = None
+        if key is None:
+            logger.error("%s: a change without a key can not be read; no key is fenced", self._cache.name)
+        else:
+            await self._fence(key, None if self._epoch is None else log_version(self._epoch, event.offset))
+        if event.message.topic() == self._source:
+            await self._pass(TP(self._source, event.message.partition()), event.message.offset() + 1)
 
-    async def compare() -> None:
+    async def _pass(self, tp: TP, after: int) -> None:
+        """No apply will tell Redis that the partition is past this record: ``follow`` does, once all before it is."""
+        try:
+            if tp not in self._compared:
+                await self._compare()
+        except ContinuityLost as gap:
+            raise _rewind(self._cache.name, gap) from gap
+        self._passed[tp] = max(after, self._passed.get(tp, 0))
+
+    async def _fence(self, key: str, version: Version | None) -> None:
+        try:
+            await self._cache.afence(key, version)
+        except SettingError:
+            raise
+        except UsageError as exc:  # no entry can have such a key, or something else than an entry has it
+            logger.warning("%s: no fence for a change that can not be applied: %s", self._cache.name, exc)
+
+    # -- how far ----------------------------------------------------------------------------------------------------
+
+    async def follow(self) -> None:
+        """Every second: tell readers which partitions are applied to their end, so that a miss may mean not found."""
+        try:
+            await self._compare()
+            await self._move_past_dead()
+            await self._mark_ready()
+        except ContinuityLost as gap:
+            await self._go_back(gap)
+        except Unavailable as exc:
+            logger.warning("%s: cannot say that the cache follows its topic: %s", self._cache.name, exc)
+
+    async def _go_back(self, gap: ContinuityLost) -> None:
+        try:
+            await self._app.rewind(_rewind(self._cache.name, gap))
+        except Unavailable as exc:  # the next turn finds the same gap
+            logger.warning("%s: cannot go back: %s", self._cache.name, exc)
+
+    def _settled(self) -> dict[TP, int]:
+        return self._app.pool.settled(self._source) if self._app.pool is not None else {}
+
+    async def _compare(self) -> None:
         """Of partitions that were assigned to us: does Redis hold what the group has committed? No event need come."""
-        settled = app.pool.settled(source) if app.pool is not None else {}
-        compared.intersection_update(settled)
-        fresh = {tp: offset for tp, offset in settled.items() if tp not in compared}
+        settled = self._settled()
+        self._compared.intersection_update(settled)
+        fresh = {TopicPartition(*tp): offset for tp, offset in settled.items() if tp not in self._compared}
         if not fresh:
             return
-        rewind = await cache.acheck_continuity({TopicPartition(*tp): offset for tp, offset in fresh.items()})
-        compared.update(fresh)
+        rewind = await self._cache.acheck_continuity(fresh)
+        self._compared.update(TP(*tp) for tp in fresh)
         if rewind is not None:
             raise lost(rewind)
 
-    async def mark_ready() -> None:
-        """Tell readers which partitions are applied to their end, so that a miss may mean not found."""
-        caught_up = {TopicPartition(*tp): offset for tp, offset in (await app.caught_up(source)).items()}
-        total = app.partitions_of(source)
+    async def _move_past_dead(self) -> None:
+        settled = self._settled()
+        self._passed = {tp: after for tp, after in self._passed.items() if tp in settled}
+        for tp, after in list(self._passed.items()):
+            if settled[tp] >= after:
+                await self._apply_jointly((), {TopicPartition(*tp): after})
+                if self._passed.get(tp) == after:
+                    del self._passed[tp]
+
+    async def _mark_ready(self) -> None:
+        ends = await self._app.caught_up(self._source)
+        # One that has just passed a dead letter is marked by the next turn.
+        caught_up = {TopicPartition(*tp): offset for tp, offset in ends.items() if tp not in self._passed}
+        total = self._app.partitions_of(self._source)
         if caught_up and total:
-            await cache.amark_ready(positions=caught_up, total=total)
+            await self._cache.amark_ready(positions=caught_up, total=total)
 
 
 def _rewind(name: str, gap: ContinuityLost) -> Rewind:

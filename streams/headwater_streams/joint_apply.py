@@ -40,8 +40,8 @@ class JointApply:
     """Call it with the changes and positions of one partition; it returns when they are applied.
 
     Batches of one partition never overlap in time, even if the caller of one gave up. What concerns one caller hits
-    nobody else: a batch that fails is applied share by share, unless Redis is away, and who has to go back is told so
-    for its own partitions alone.
+    nobody else: who gives up takes its changes along, a batch that fails is applied share by share, unless Redis is
+    away, and who has to go back is told so for its own partitions alone.
 
     Args:
         apply: ``EntityCache.aapply_many``.
@@ -64,10 +64,13 @@ class JointApply:
         while flights := {flight for at in positions if (flight := self._flights.get(at)) is not None}:
             await asyncio.wait(flights)
         share = _Share(changes, positions)
-        if not self._waiting:
-            asyncio.get_running_loop().call_soon(self._start)
-        self._waiting.append(share)
+        self._board([share])
         await share.done
+
+    def _board(self, shares: Sequence[_Share]) -> None:
+        if shares and not self._waiting:
+            asyncio.get_running_loop().call_soon(self._start)
+        self._waiting += shares
 
     def _start(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -75,12 +78,15 @@ class JointApply:
             flight = asyncio.ensure_future(self._fly(shares))
             for share in shares:
                 self._flights.update(dict.fromkeys(share.positions, flight))
-                share.done.add_done_callback(lambda _, shares=shares, flight=flight: _abandon(shares, flight))  # type: ignore[misc]
-            flight.add_done_callback(self._landed)
+                # A partition whose caller gives up may be another worker's: its mark must not be moved any more.
+                share.done.add_done_callback(lambda done, flight=flight: done.cancelled() and flight.cancel())  # type: ignore[misc]
+            flight.add_done_callback(lambda flight, shares=shares: self._landed(flight, shares))  # type: ignore[misc]
 
-    def _landed(self, flight: asyncio.Task[None]) -> None:
+    def _landed(self, flight: asyncio.Task[None], shares: Sequence[_Share]) -> None:
         for at in [at for at, known in self._flights.items() if known is flight]:
             del self._flights[at]
+        if flight.cancelled():  # the others go without the one that gave up
+            self._board([share for share in shares if not share.done.done()])
 
     async def _fly(self, shares: Sequence[_Share]) -> None:
         positions = {at: offset for share in shares for at, offset in share.positions.items()}
@@ -103,12 +109,11 @@ class JointApply:
 
     async def _part(self, shares: Sequence[_Share], gap: ContinuityLost) -> None:
         """Send back those whom it concerns. The others fly again: perhaps the loss showed before the apply."""
-        staying = [share for share in shares if not share.positions.keys() & gap.rewind.positions.keys()]
-        for share in shares:
-            if share not in staying:
-                share.end(_narrowed(gap, share))
-        if staying:
-            await self._fly(staying)
+        concerned = [share for share in shares if share.positions.keys() & gap.rewind.positions.keys()]
+        for share in concerned or shares:
+            share.end(_narrowed(gap, share))
+        if concerned and (others := [share for share in shares if share not in concerned]):
+            await self._fly(others)
 
 
 def _narrowed(gap: ContinuityLost, share: _Share) -> ContinuityLost:
@@ -127,9 +132,3 @@ def _batches(shares: Sequence[_Share], most: int) -> Iterator[list[_Share]]:
         size += len(share.changes)
     if batch:
         yield batch
-
-
-def _abandon(shares: Sequence[_Share], flight: asyncio.Task[None]) -> None:
-    """End a flight for which nobody waits any more."""
-    if all(share.done.cancelled() for share in shares):
-        flight.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import subprocess
@@ -24,6 +25,7 @@ from kafka import TopicPartition as KafkaPartition
 from cache.redis_server import RedisServer
 from cache.sync_worker import app_of, codec
 from headwater_cache import EntityCache, MsgpackValues, NotVisibleYet, Rewind, TopicPartition
+from headwater_cache.events import ChangeDecoder
 from headwater_producers import EventProducer, ProducerSettings
 from headwater_schemas.catalogue import Catalogue, TopicSpec
 from headwater_schemas.errors import CacheUnavailable
@@ -74,12 +76,12 @@ class Place:
         assert producer.flush(30) == 0
 
     @asynccontextmanager
-    async def worker(self) -> AsyncIterator[Watched]:
+    async def worker(self, decoder: ChangeDecoder | None = None) -> AsyncIterator[Watched]:
         """A worker of the group; its cache."""
         app = app_of(self.bootstrap, self.entity, self.codec)
         cache = Watched(self.entity, self.server.url, cold="miss")
         cache.compared = []
-        sync_cache(app, cache)
+        sync_cache(app, cache, decoder=decoder)
         app.finalize()
         await app.start()
         try:
@@ -147,6 +149,62 @@ async def test_r21_a_change_that_can_not_be_read_fences_its_key(place: Place) ->
         with pytest.raises(NotVisibleYet):
             await cache.aget("a")
         assert (await cache.aexplain("a")).state == "F"
+
+
+async def test_r21_a_change_that_can_not_be_read_at_the_end_of_its_partition_dies_once(place: Place) -> None:
+    """Redis is told that the partition is past it, else it would seem to lack something and all would be read again."""
+    place.change(("a", 1), ("b", 1))
+    producer = Producer({"bootstrap.servers": place.bootstrap})
+    producer.produce(f"{place.entity}.changes", b"\0poison", "a", partition=1)
+    producer.produce(f"{place.entity}.changes", b"\0poison", "x" * 1000, partition=0)  # no entry can have such a key
+    assert producer.flush(30) == 0
+
+    async with place.worker() as cache, redis.asyncio.Redis.from_url(place.server.url) as client:
+        await until(cache, {"b": 1}, keys="b")
+        async with asyncio.timeout(45):
+            ready: set[Any] = set()
+            while not {b"0", b"1"} <= ready:
+                ready = {*await client.hkeys(f"{{{place.entity}:1}}:ready")}
+                await asyncio.sleep(0.05)
+        assert [rewind for _, rewind in cache.compared if rewind is not None] == []
+
+    letters = read_all(place.bootstrap, f"{place.entity}.changes.{place.entity}-sync.dlt", 2)
+    assert sorted(letter.key[:1] for letter in letters) == [b"a", b"x"]
+
+
+async def test_r21_a_change_that_no_entry_can_hold_is_dead_at_once(place: Place) -> None:
+    """It fails the same way each time; its partition does not wait for that."""
+    place.change(("x" * 1000, 1), ("b", 2))
+
+    async with place.worker() as cache:
+        await until(cache, {"b": 2}, seconds=20, keys="b")
+
+
+async def test_the_events_of_a_connector_are_followed(place: Place) -> None:
+    """Debezium's JSON: structured keys, an event that concerns no key, a tombstone, and one that nobody can read."""
+    source = {"lsn": 1, "ts_ms": 5000}
+    events: list[tuple[object, object]] = [
+        ({"id": 7}, {"before": None, "after": {"id": 7, "seats": 150}, "op": "c", "source": source}),
+        ({"id": 8}, {"before": None, "after": {"id": 8, "seats": 20}, "op": "c", "source": source}),
+        ({"id": 9}, {"before": None, "after": {"id": 9, "seats": 2}, "op": "r", "source": source}),
+        (None, {"before": None, "after": None, "op": "m", "source": source}),
+        ({"id": 7}, {"before": {"id": 7}, "after": {"id": 7, "seats": 180}, "op": "u", "source": source}),
+        ({"id": 8}, {"before": {"id": 8}, "after": None, "op": "d", "source": source}),
+        ({"id": 8}, None),
+        ({"id": 9}, "not a record"),
+    ]
+    producer = Producer({"bootstrap.servers": place.bootstrap})
+    for key, value in events:
+        parts = [None if part is None else json.dumps(part).encode() for part in (key, value)]
+        producer.produce(f"{place.entity}.changes", parts[1], parts[0], partition=0)
+    assert producer.flush(30) == 0
+
+    decoder = ChangeDecoder(MsgpackValues[Any](), place.codec.decoder(), epoch=0)
+    async with place.worker(decoder) as cache:
+        async with asyncio.timeout(45):
+            while (await cache.aexplain("9")).state != "F":  # noqa: ASYNC110 - another task's work
+                await asyncio.sleep(0.05)
+        assert dict[str, Any](await cache.aget_many(["7", "8"])) == {"7": {"id": 7, "seats": 180}}
 
 
 async def test_r19_a_redis_that_dies_and_comes_back_empty_is_filled_again(place: Place) -> None:

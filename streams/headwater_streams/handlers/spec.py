@@ -36,6 +36,7 @@ class HandlerSpec:
         rate: calls per second of this process, or ``None``.
         on_dead: what becomes of a key whose record died: it flows on, or is held.
         before_dead: of a batch handler: awaited before a record of it becomes a dead letter.
+        decode: of a batch handler: reads a value in the codec's place.
         max_waiting: records that may wait in memory behind busy keys before the partitions are paused.
     """
 
@@ -57,6 +58,7 @@ class HandlerSpec:
     batch: bool = False
     on_dead: OnDead = "flow"
     before_dead: BeforeDead | None = None
+    decode: Callable[[bytes | None], Any] | None = None
 
     @classmethod
     def of(
@@ -77,6 +79,7 @@ class HandlerSpec:
         batch: bool,
         on_dead: OnDead = "flow",
         before_dead: BeforeDead | None = None,
+        decode: Callable[[bytes | None], Any] | None = None,
     ) -> HandlerSpec:
         """Read the function's signature.
 
@@ -124,6 +127,7 @@ class HandlerSpec:
             batch=batch,
             on_dead=on_dead,
             before_dead=before_dead,
+            decode=decode,
         )
 
 

@@ -5,7 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from headwater_cache import ApplyResult, Change, ContinuityLost, Rewind, TopicPartition
+from cache.redis_server import RedisServer
+from headwater_cache import (
+    ApplyResult,
+    Change,
+    ContinuityLost,
+    EntityCache,
+    MsgpackValues,
+    Position,
+    Rewind,
+    TopicPartition,
+)
 from headwater_cache.errors import InvalidKey
 from headwater_cache.versions import log_version
 from headwater_schemas.errors import CacheUnavailable, HeadwaterError
@@ -15,13 +25,17 @@ A, B, C = (TopicPartition("plane.changes", number) for number in range(3))
 
 
 class Store:
-    """Stands in for a cache. ``fails`` is what each call raises in turn; ``open`` lets calls end."""
+    """Stands in for a cache. ``fails`` is what each call raises in turn; ``open`` lets calls end, ``stop`` those that
+    were cancelled."""
 
-    def __init__(self, *fails: HeadwaterError | None, poison: str = "") -> None:
+    def __init__(self, *fails: HeadwaterError | None, poison: str = "", slow_to_stop: bool = False) -> None:
         self.calls: list[tuple[list[str], dict[TopicPartition, int]]] = []
         self.applied: list[str] = []
         self.open, self.ended, self._called = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.open.set()
+        self.stop = asyncio.Event()
+        if not slow_to_stop:
+            self.stop.set()
         self._fails = list(fails)
         self._poison = poison
 
@@ -31,6 +45,9 @@ class Store:
         self._called.set()
         try:
             await self.open.wait()
+        except asyncio.CancelledError:
+            await self.stop.wait()
+            raise
         finally:
             self.ended.set()
         if self._fails and (error := self._fails.pop(0)) is not None:
@@ -49,6 +66,12 @@ class Store:
 
 def changes(*keys: str) -> list[Change]:
     return [Change(key, log_version(0, number), b"1") for number, key in enumerate(keys)]
+
+
+def placed(at: TopicPartition, offset: int) -> list[Change]:
+    """A change that stood there; its key and value say so."""
+    value = MsgpackValues[int]().encode(offset)[1]
+    return [Change(f"{at.partition}-{offset}", log_version(0, offset), value, position=Position(*at, offset))]
 
 
 def lost(*positions: tuple[TopicPartition, int]) -> ContinuityLost:
@@ -118,24 +141,70 @@ async def test_those_go_back_who_must_and_the_others_are_applied() -> None:
     assert rewinds == [Rewind("failover", {A: 3}, 12.0), Rewind("failover", {C: 5}, 12.0)]
 
 
-async def test_a_partition_waits_for_its_last_batch_though_its_caller_gave_up() -> None:
-    """Two batches of one partition must not be under way at once: each moves the partition's mark."""
+async def test_who_gives_up_takes_its_changes_along() -> None:
+    """Its partition may be another worker's by now, who moves the same mark."""
     store = Store()
     joint = JointApply(store.apply, 500)
     store.open.clear()
     impatient = asyncio.ensure_future(joint(changes("a"), {A: 1}))
     other = asyncio.ensure_future(joint(changes("b"), {B: 1}))
     await store.called(1)
+
+    impatient.cancel()
+    await store.called(2)
+    store.open.set()
+    await other
+
+    assert store.calls == [(["a", "b"], {A: 1, B: 1}), (["b"], {B: 1})]
+    assert store.applied == ["b"]
+
+
+async def test_a_partition_waits_for_the_end_of_what_its_caller_gave_up() -> None:
+    """Two batches of one partition must not be under way at once: each moves the partition's mark."""
+    store = Store(slow_to_stop=True)
+    joint = JointApply(store.apply, 500)
+    store.open.clear()
+    impatient = asyncio.ensure_future(joint(changes("a"), {A: 1}))
+    await store.called(1)
     impatient.cancel()
 
     again = asyncio.ensure_future(joint(changes("a"), {A: 1}))
     elsewhere = asyncio.ensure_future(joint(changes("c"), {C: 1}))
     await store.called(2)
-    assert [keys for keys, _ in store.calls] == [["a", "b"], ["c"]]
+    assert [keys for keys, _ in store.calls] == [["a"], ["c"]]
+    store.stop.set()
+    await store.called(3)
     store.open.set()
-    await asyncio.gather(other, again, elsewhere)
+    await asyncio.gather(again, elsewhere)
 
-    assert [keys for keys, _ in store.calls] == [["a", "b"], ["c"], ["a"]]
+    assert [keys for keys, _ in store.calls] == [["a"], ["c"], ["a"]]
+
+
+async def test_a_loss_that_names_nobody_is_told_to_all() -> None:
+    store = Store(lost())
+    joint = JointApply(store.apply, 500)
+
+    told = await outcomes(joint(changes("a"), {A: 1}), joint(changes("b"), {B: 1}))
+
+    assert [type(each) for each in told] == [ContinuityLost, ContinuityLost]
+
+
+async def test_of_two_partitions_the_one_that_redis_forgot_goes_back(own: RedisServer) -> None:
+    """With the real cache: the other's events are applied, and its mark moves on."""
+    async with EntityCache[int]("plane", own.url, cold="miss") as cache:
+        joint = JointApply(cache.aapply_many, 500)
+        await asyncio.gather(joint(placed(A, 0), {A: 1}), joint(placed(B, 0), {B: 1}))
+        with own.client() as client:
+            client.hdel("{plane:1}:watermark", "plane.changes:0")
+
+        told = await outcomes(joint(placed(A, 1), {A: 2}), joint(placed(B, 1), {B: 2}))
+
+        assert isinstance(told[0], ContinuityLost)
+        assert told[0].rewind.positions == {A: 0}
+        assert told[1] is None
+        assert await cache.aget(f"{B.partition}-1") == 1
+        with own.client() as client:
+            assert client.hget("{plane:1}:watermark", "plane.changes:1") == b"%020d" % 2
 
 
 async def test_what_nobody_waits_for_any_more_ends() -> None:
