@@ -344,8 +344,8 @@ class Connection:
             driver.close()
             for client in clients:
                 client.close()
-                if isinstance(client, redis.Redis):  # `close` leaves a pool alone that the client was given
-                    client.connection_pool.disconnect()
+                for pool in _pools(client):
+                    pool.disconnect()
 
     async def aclose(self) -> None:
         """The same for the running event loop."""
@@ -355,8 +355,16 @@ class Connection:
             await driver.close()
             for each in (client, reader):
                 await each.aclose()
-                if isinstance(each, redis.asyncio.Redis):
-                    await each.connection_pool.disconnect()
+                for pool in _pools(each):
+                    await pool.disconnect()
+
+
+def _pools(client: Any) -> list[Any]:
+    """What closing a client leaves alone: the pool that it was given, and those to its sentinels. None of a Cluster."""
+    pool = getattr(client, "connection_pool", None)
+    manager = getattr(pool, "sentinel_manager", None)
+    sentinels = [] if manager is None else [sentinel.connection_pool for sentinel in manager.sentinels]
+    return sentinels if pool is None else [pool, *sentinels]
 
 
 _Loops = weakref.WeakKeyDictionary[

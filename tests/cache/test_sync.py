@@ -23,6 +23,7 @@ from kafka import KafkaConsumer
 from kafka import TopicPartition as KafkaPartition
 
 from cache.redis_server import RedisServer
+from cache.sentinels import watched
 from cache.sync_worker import app_of, codec
 from headwater_cache import EntityCache, MsgpackValues, NotVisibleYet, Rewind, TopicPartition
 from headwater_cache.events import ChangeDecoder
@@ -50,8 +51,8 @@ class Watched(EntityCache[int]):
 class Place:
     """A change topic of two partitions, a Redis, and workers that keep one like the other."""
 
-    def __init__(self, bootstrap: str, entity: str, server: RedisServer) -> None:
-        self.bootstrap, self.entity, self.server = bootstrap, entity, server
+    def __init__(self, bootstrap: str, entity: str, server: RedisServer, url: str = "") -> None:
+        self.bootstrap, self.entity, self.server, self.url = bootstrap, entity, server, url or server.url
         self.codec = codec()
         admin = AdminClient({"bootstrap.servers": bootstrap})
         topic = NewTopic(f"{entity}.changes", num_partitions=2, replication_factor=1)
@@ -79,7 +80,7 @@ class Place:
     async def worker(self, decoder: ChangeDecoder | None = None) -> AsyncIterator[Watched]:
         """A worker of the group; its cache."""
         app = app_of(self.bootstrap, self.entity, self.codec)
-        cache = Watched(self.entity, self.server.url, cold="miss")
+        cache = Watched(self.entity, self.url, cold="miss")
         cache.compared = []
         sync_cache(app, cache, decoder=decoder)
         app.finalize()
@@ -242,6 +243,88 @@ async def test_r5_a_sync_worker_that_is_killed_loses_nothing(place: Place) -> No
 
     async with place.worker() as cache:
         await until(cache, {key: value for key, value in truth.items() if value is not None}, keys="abcdefgh")
+
+
+async def test_r3_writers_that_are_killed_leave_nothing_wrong(place: Place) -> None:
+    """kill -9 between the log and Redis, again and again; then every key is as the log says."""
+    seed = random.SystemRandom().randrange(10**9)
+    print(f"seed {seed}")
+    rng, topic = random.Random(seed), f"{place.entity}.changes"
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    async with place.worker() as cache:
+        with closing(KafkaConsumer(bootstrap_servers=place.bootstrap)) as log:
+            for life in range(3):
+                command = [sys.executable, "-m", "cache.sync_writer", place.bootstrap, place.server.url, place.entity]
+                writer = subprocess.Popen([*command, str(seed + life)], env=env)  # noqa: ASYNC220 - returns at once
+                try:
+                    enough = ends(log, topic) + rng.randrange(20, 200)
+                    async with asyncio.timeout(40):
+                        while ends(log, topic) < enough:
+                            assert writer.poll() is None
+                            await asyncio.sleep(rng.random() / 100)
+                finally:
+                    writer.kill()
+                    writer.wait()
+        await until(cache, logged(place, topic), keys="abcdefgh")
+
+
+def ends(log: KafkaConsumer, topic: str) -> int:
+    """How many records the topic was given."""
+    counts: dict[KafkaPartition, int] = log.end_offsets([KafkaPartition(topic, number) for number in range(2)])
+    return sum(counts.values())
+
+
+def logged(place: Place, topic: str) -> dict[str, int]:
+    """What the log says of each key, read by another client."""
+    decode = place.codec.decoder("plane.changes")
+    held: dict[str, int] = {}
+    for record in read_all(place.bootstrap, topic, 2):
+        key = record.key.decode()
+        event = None if record.value is None else decode(record.value)
+        if event is not None and event["op"] == "UPSERT":
+            held[key] = MsgpackValues[int]().decode(0, event["value"])
+        else:
+            held.pop(key, None)
+    return held
+
+
+async def test_r20_a_redis_that_is_emptied_under_load_ends_as_the_log(place: Place) -> None:
+    """FLUSHALL beside a worker that is applying, three times, while changes go on."""
+    seed = random.SystemRandom().randrange(10**9)
+    print(f"seed {seed}")
+    rng, truth = random.Random(seed), dict[str, int | None](a=1, b=1)
+    place.change(*truth.items())
+    async with place.worker() as cache, redis.asyncio.Redis.from_url(place.server.url) as client:
+        await until(cache, {"a": 1, "b": 1}, keys="ab")
+        for step in range(60):
+            changes = [(rng.choice("abcdefgh"), rng.choice((None, rng.randrange(100)))) for _ in range(50)]
+            truth.update(changes)
+            await asyncio.to_thread(place.change, *changes)
+            if step % 20 == 10:
+                await client.flushall()
+        await until(cache, {key: value for key, value in truth.items() if value is not None}, keys="abcdefgh")
+
+
+async def test_r19_a_failover_under_load_ends_as_the_log(
+    bootstrap: str, unique: Callable[[str], str], tmp_path: Path
+) -> None:
+    """Sentinels promote a replica in the midst of the applies; the worker finds it and replays what that lacks."""
+    seed = random.SystemRandom().randrange(10**9)
+    print(f"seed {seed}")
+    rng, truth = random.Random(seed), dict[str, int | None](a=1, b=1)
+    with watched(tmp_path) as servers:
+        place = Place(bootstrap, unique("plane"), servers.primary, servers.url)
+        place.change(*truth.items())
+        async with place.worker() as cache:
+            await until(cache, {"a": 1, "b": 1}, keys="ab")
+            await asyncio.to_thread(servers.await_quorum)
+            for step in range(30):
+                changes = [(rng.choice("abcdefgh"), rng.choice((None, rng.randrange(100)))) for _ in range(50)]
+                truth.update(changes)
+                await asyncio.to_thread(place.change, *changes)
+                if step == 15:
+                    servers.primary.kill()
+            await until(cache, {key: value for key, value in truth.items() if value is not None}, keys="abcdefgh")
 
 
 async def applied(place: Place) -> int:

@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from cache.redis_server import RedisServer, free_port
+from cache.sentinels import watched
 from headwater_cache import (
     Change,
     EntityCache,
@@ -150,21 +151,16 @@ def test_a_number_of_replicas_that_can_not_be_is_refused(url: str, replicas: int
 
 def test_r19_a_sentinel_failover_is_followed_and_repaired(tmp_path: Path, name: str) -> None:
     """Three sentinels agree that the primary is dead; the cache finds the new one and replays what that lacks."""
-    primary = RedisServer(_folder(tmp_path, "primary"), "--repl-diskless-sync-delay", "0")
-    of = ("--replicaof", f"127.0.0.1 {primary.port}", "--repl-diskless-sync-delay", "0")
-    replica = RedisServer(_folder(tmp_path, "replica"), *of)
-    sentinels = [_sentinel(_folder(tmp_path, f"sentinel{number}"), primary.port) for number in range(3)]
-    try:
-        hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in sentinels)
-        settings = RedisSettings(f"redis+sentinel://{hosts}/main/0", timeout=1)
-        with EntityCache[int](name, settings, cold="miss") as cache, primary.client() as here:
+    with watched(tmp_path) as servers:
+        settings = RedisSettings(servers.url, timeout=1)
+        with EntityCache[int](name, settings, cold="miss") as cache, servers.primary.client() as here:
             cache.check_continuity({P0: 0})
             cache.apply_many([at(0, "a")])
             here.set("last", 1)
             assert here.wait(1, 4000) == 1
-            _await_quorum(sentinels)
+            servers.await_quorum()
             cache.apply_many([at(number, f"k{number}") for number in range(1, 50)])
-            primary.kill()
+            servers.primary.kill()
             rewind = _until_there(cache, 50)
 
             assert rewind in (None, Rewind("failover", {P0: 1}))  # as quick as the replica was
@@ -172,37 +168,6 @@ def test_r19_a_sentinel_failover_is_followed_and_repaired(tmp_path: Path, name: 
             keys = ["a", *(f"k{number}" for number in range(1, 50))]
             assert cache.get_many(keys) == dict.fromkeys(keys, 1)
             assert cache.check_continuity({P0: 50}) is None
-    finally:
-        for server in (*sentinels, replica, primary):
-            server.kill()
-
-
-def _folder(parent: Path, name: str) -> Path:
-    folder = parent / name
-    folder.mkdir()
-    return folder
-
-
-def _sentinel(folder: Path, port: int) -> RedisServer:
-    config = folder / "sentinel.conf"
-    config.write_text(
-        f"sentinel monitor main 127.0.0.1 {port} 2\n"
-        "sentinel down-after-milliseconds main 300\nsentinel failover-timeout main 3000\n"
-    )
-    return RedisServer(folder, "--sentinel", config=config)
-
-
-def _await_quorum(sentinels: list[RedisServer]) -> None:
-    """Until they know each other, and the replica."""
-    deadline = time.monotonic() + 30
-    for sentinel in sentinels:
-        with redis.Redis(port=sentinel.port, decode_responses=True) as client:
-            while True:
-                known: Any = client.sentinel_master("main")
-                if int(known["num-other-sentinels"]) == 2 and int(known["num-slaves"]) == 1:
-                    break
-                assert time.monotonic() < deadline, "the sentinels did not find each other"
-                time.sleep(0.1)
 
 
 async def test_slots_that_move_are_followed(cluster: list[RedisServer], cluster_url: str, name: str) -> None:
