@@ -123,7 +123,7 @@ class CacheSync:
         positions = {} if batch.redriven else {TopicPartition(*batch.tp): batch.offsets[-1] + 1}
         try:
             if batch.tp not in self._compared:
-                await self._compare()
+                await self._compare([batch.tp])
             await self._apply_jointly(changes, positions)
         except ContinuityLost as gap:
             raise _rewind(self._cache.name, gap) from gap
@@ -155,7 +155,7 @@ class CacheSync:
         """No apply will tell Redis that the partition is past this record: ``follow`` does, once all before it is."""
         try:
             if tp not in self._compared:
-                await self._compare()
+                await self._compare([tp])
         except ContinuityLost as gap:
             raise _rewind(self._cache.name, gap) from gap
         self._passed[tp] = max(after, self._passed.get(tp, 0))
@@ -173,7 +173,9 @@ class CacheSync:
     async def follow(self) -> None:
         """Every second: tell readers which partitions are applied to their end, so that a miss may mean not found."""
         try:
-            await self._compare()
+            settled = self._settled()
+            self._compared.intersection_update(settled)
+            await self._compare(settled)
             await self._move_past_dead()
             await self._mark_ready()
         except ContinuityLost as gap:
@@ -190,15 +192,15 @@ class CacheSync:
     def _settled(self) -> dict[TP, int]:
         return self._app.pool.settled(self._source) if self._app.pool is not None else {}
 
-    async def _compare(self) -> None:
-        """Of partitions that were assigned to us: does Redis hold what the group has committed? No event need come."""
+    async def _compare(self, partitions: Iterable[TP]) -> None:
+        """Of those that were assigned to us: does Redis hold what the group has committed? No event need come."""
         settled = self._settled()
-        self._compared.intersection_update(settled)
-        fresh = {TopicPartition(*tp): offset for tp, offset in settled.items() if tp not in self._compared}
+        new = {tp for tp in partitions if tp in settled} - self._compared
+        fresh = {TopicPartition(*tp): settled[tp] for tp in new}
         if not fresh:
             return
         rewind = await self._cache.acheck_continuity(fresh)
-        self._compared.update(TP(*tp) for tp in fresh)
+        self._compared |= new
         if rewind is not None:
             raise lost(rewind)
 

@@ -8,7 +8,7 @@ from typing import Any
 from faust.types import TP
 
 from headwater_streams import RecordBatch, Retry
-from headwater_streams.handlers.batch import BatchRunner
+from headwater_streams.handlers.batch import BatchRunner, Rewind
 from headwater_streams.testing import StreamKit
 from streams.orders import TOPIC, memory_app, order, text
 
@@ -56,6 +56,27 @@ async def test_of_a_batch_that_keeps_failing_only_the_bad_records_die() -> None:
 
     assert done == [0, 1, 2, 4, 5]
     assert text(dead.headers(), "hw-original-offset") == "3"
+
+
+async def test_a_batch_that_sends_another_partition_back_is_given_once_more() -> None:
+    """Whoever says nothing of its own partition has not settled it."""
+    app = memory_app()
+    given: list[tuple[int, list[int]]] = []
+
+    @app.batch_handler(TOPIC, retry=Retry())
+    async def bill(batch: RecordBatch) -> None:
+        given.append((batch.tp.partition, batch.offsets))
+        if len(given) == 1:
+            raise Rewind({TP(TOPIC, 1 - batch.tp.partition): 0})
+
+    async with StreamKit(app) as kit:
+        for number in range(3):
+            kit.send(TOPIC, order("a", number), key="a")
+        await kit.settle()
+        await kit.commit()
+
+    assert given == [(given[0][0], [0, 1, 2])] * 2
+    assert [offset for tp, offset in kit.committed.items() if tp.topic == TOPIC and offset] == [3]
 
 
 async def test_a_redriven_record_is_a_batch_of_its_own_with_its_old_place_and_is_committed_where_it_stood() -> None:

@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 class Rewind(Exception):
     """Raised by a batch handler: read these partitions again from here, whatever was settled. For followers of a log
-    whose own store has lost what it had applied.
+    whose own store has lost what it had applied. A batch whose partition is not among them is given once more.
 
     Args:
         positions: the next offset to read, by partition. Partitions that are not ours are left alone.
@@ -302,7 +302,9 @@ class BatchRunner:
                     # Forget first: what this batch and the queue hold is read again, from further back.
                     for going in rewind.positions:
                         self._queues.pop(going, None)
-                    self._running.pop(tp, None)
+                    unsettled = self._running.pop(tp, [])
+                    if tp not in rewind.positions:
+                        self._queues.setdefault(tp, deque()).extendleft(reversed(unsettled))
                     await self._on_rewind(rewind)
                 self._running.pop(tp, None)
             self._settled.set()
