@@ -33,11 +33,14 @@ class Secured:
 
     Args:
         admin: of the plain listener, where everything is allowed.
+        plain: the address of that.
+        address: of the listener where ``jane`` logs in.
         ca: who signed the broker's certificate.
         other_ca: somebody else.
     """
 
     admin: AdminClient
+    plain: str
     address: str
     ca: Path
     other_ca: Path
@@ -58,6 +61,11 @@ class Secured:
 
     def env(self, **changes: str) -> Environment:
         return Environment(self.settings(**changes))
+
+    def grant(self, operation: AclOperation, kind: ResourceType, name: str) -> None:
+        """Let ``jane`` do one thing more."""
+        rule = _rule(operation, kind, name, ResourcePatternType.LITERAL)
+        self.admin.create_acls([rule])[rule].result(30)
 
     def create(self, topic: str) -> str:
         self.admin.create_topics([NewTopic(topic, 2, 1)])[topic].result(30)
@@ -87,7 +95,7 @@ def secured_broker(folder: Path) -> Iterator[Secured]:
         broker.start(120.0)
         admin = AdminClient({"bootstrap.servers": broker.address, "log_level": 0})
         _let_in(admin)
-        yield Secured(admin, f"{HOST}:{ports['secure']}", ca, other_ca)
+        yield Secured(admin, broker.address, f"{HOST}:{ports['secure']}", ca, other_ca)
 
 
 def _properties(ports: dict[str, int], keystore: Path) -> dict[str, str]:
@@ -112,16 +120,12 @@ def _let_in(admin: AdminClient) -> None:
     info = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
     user = UserScramCredentialUpsertion(_USER, info, _PASSWORD.encode())
     rules = [
-        AclBinding(
-            kind,
-            "orders",
-            ResourcePatternType.PREFIXED,
-            f"User:{_USER}",
-            "*",
-            AclOperation.ALL,
-            AclPermissionType.ALLOW,
-        )
+        _rule(AclOperation.ALL, kind, "orders", ResourcePatternType.PREFIXED)
         for kind in (ResourceType.TOPIC, ResourceType.GROUP)
     ]
     for answer in [*admin.alter_user_scram_credentials([user]).values(), *admin.create_acls(rules).values()]:
         answer.result(30)
+
+
+def _rule(operation: AclOperation, kind: ResourceType, name: str, pattern: ResourcePatternType) -> AclBinding:
+    return AclBinding(kind, name, pattern, f"User:{_USER}", "*", operation, AclPermissionType.ALLOW)

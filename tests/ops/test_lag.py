@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -212,10 +212,10 @@ def test_the_command_prints_the_same_as_json(
 class Watch:
     """A collector that looks only at what the test commits, and reads its metrics."""
 
-    def __init__(self, group: Group, looks: int = 3) -> None:
+    def __init__(self, group: Group, looks: int = 3, groups: Sequence[str] = ("*",)) -> None:
         self.group = group
         self.clock = ManualClock(time.time())
-        self.collector = LagCollector(group.log, looks=looks, clock=self.clock)
+        self.collector = LagCollector(group.log, groups=groups, looks=looks, clock=self.clock)
         self.registry = CollectorRegistry()
         self.registry.register(self.collector)
 
@@ -301,6 +301,37 @@ def test_the_series_of_a_group_that_is_gone_are_gone(group: Group) -> None:
     assert before == 1
     assert watch.sample("consumer_lag_records") is None
     assert watch.registry.get_sample_value("headwater_consumer_group_members", {"group": group.group}) is None
+
+
+def test_only_groups_that_fit_a_pattern_are_looked_at(group: Group, unique: Callable[[str], str]) -> None:
+    group.write(1)
+    group.commit(0)
+    others, pattern = unique("console-consumer"), f"{group.group[:-3]}*"
+    group.admin.alter_consumer_group_offsets(
+        [ConsumerGroupTopicPartitions(others, [TopicPartition(group.topic, 0, 0)])]
+    )[others].result()
+    seen = {}
+    for patterns in ((pattern,), ("nothing-like-it", pattern), (group.group,), ("*",), ("nothing-like-it",)):
+        watch = Watch(group, groups=patterns)
+        watch.collector.look()
+        ours = watch.sample("consumer_lag_records")
+        theirs = watch.registry.get_sample_value("headwater_consumer_group_members", {"group": others})
+        seen[patterns] = (ours is not None, theirs is not None)
+
+    assert seen == {
+        (pattern,): (True, False),
+        ("nothing-like-it", pattern): (True, False),
+        (group.group,): (True, False),
+        ("*",): (True, True),
+        ("nothing-like-it",): (False, False),
+    }
+
+
+def test_a_collector_that_the_brokers_never_answered_says_so(group: Group) -> None:
+    """A series that is not there would raise no alert."""
+    watch = Watch(group)
+
+    assert watch.registry.get_sample_value("headwater_lag_collector_last_success_timestamp_seconds", {}) == 0
 
 
 class _Away(Log):

@@ -30,6 +30,9 @@ async def test_letters_count_until_they_are_sent_back(endpoints: Endpoints, topi
     collector = LagCollector(log, Ledger(log, shop.registry), clock=clock)
     registry = CollectorRegistry()
     registry.register(collector)
+    of_others = LagCollector(log, Ledger(log, shop.registry), groups=(f"{shop.group}-2",), clock=clock)
+    others = CollectorRegistry()
+    others.register(of_others)
     labels = {"topic": shop.dead, "group": shop.group}
     seen = []
 
@@ -38,8 +41,10 @@ async def test_letters_count_until_they_are_sent_back(endpoints: Endpoints, topi
             with shop.letters() as dead:
                 await asyncio.to_thread(dead.redrive, step)
         await asyncio.to_thread(collector.look)
+        await asyncio.to_thread(of_others.look)
         oldest = registry.get_sample_value("headwater_dead_letter_oldest_seconds", labels)
         seen.append((registry.get_sample_value("headwater_dead_letters", labels), oldest is not None and oldest >= 600))
     shop.registry.close()
 
+    assert others.get_sample_value("headwater_dead_letters", labels) is None
     assert seen == [(2, True), (1, True), (0, False)]

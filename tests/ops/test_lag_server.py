@@ -26,7 +26,7 @@ def collector(endpoints: Endpoints, tmp_path: Path) -> Iterator[tuple[subprocess
     """A running collector, and the file it logs to."""
     log = tmp_path / "lag.log"
     env = os.environ | endpoints.settings() | {"HEADWATER_LAG_HTTP": "127.0.0.1:0"}
-    command = [sys.executable, "-m", "headwater_ops.cli", "lag", "--serve", "--interval", "1s"]
+    command = [sys.executable, "-m", "headwater_ops.cli", "lag", "--serve", "--interval", "1s", "--group", "readers*"]
     with log.open("wb") as output, subprocess.Popen(command, env=env, stdout=output, stderr=output) as process:
         yield process, log
         if process.poll() is None:
@@ -71,7 +71,8 @@ def test_it_serves_lag_keeps_looking_and_ends_on_sigterm(
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (["--serve", "somegroup"], "leave GROUP and --json out"),
+        (["--serve", "somegroup"], "pass --group for GROUP"),
+        (["--group", "some*"], "--group goes with --serve"),
         (["--serve", "--interval", "100ms"], "more than once a second"),
         (["--serve", "--interval", "soon"], "is not a duration"),
     ],

@@ -7,15 +7,21 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
+from confluent_kafka.admin._acl import AclOperation
+from confluent_kafka.admin._resource import ResourceType
+from prometheus_client import CollectorRegistry
 
 from headwater_ops import cli
+from headwater_ops.lag import LagCollector
 from headwater_producers import EventProducer, ProducerSettings
 from headwater_schemas.codec import Codec
 from headwater_schemas.errors import HeadwaterError, NotPermitted, SettingError, UnknownTopic
 from headwater_schemas.registry import LocalRegistry
 from headwater_schemas.settings import Environment, KafkaSettings
 from headwater_streams import StreamApp
+from headwater_streams.deadletters import Ledger
+from headwater_streams.transport.log import Log
 from ops.secured import Secured, secured_broker
 from streams.orders import catalogue, order
 from streams.running import running, until
@@ -118,6 +124,53 @@ def test_commands_reach_a_secured_broker(
     code, differences = told("topics", "apply", "--dry-run", "--json")
     assert code == 1  # none of the declared topics is there
     assert differences
+
+
+def test_a_topic_that_one_may_not_read_hides_the_lag_of_no_other(
+    secured: Secured, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Describe gives the records of its lag; their age, and that of dead letters, takes Read."""
+    group, other = unique("orders-billing"), unique("orders-audit")
+    open_, hidden = secured.create(unique("orders.placed")), secured.create(unique("secrets.kept"))
+    dead = secured.create(f"{hidden}.{group}.dlt")
+    for topic in (hidden, dead):
+        secured.grant(AclOperation.DESCRIBE, ResourceType.TOPIC, topic)
+    producer = Producer({"bootstrap.servers": secured.plain, "log_level": 0})
+    for topic in (open_, hidden, dead):
+        producer.produce(topic, b"v", partition=0)
+        producer.produce(topic, b"v", partition=1)
+    assert producer.flush(30) == 0
+    for name, topics in {group: (hidden, open_), other: (open_,)}.items():
+        positions = [TopicPartition(topic, number, 0) for topic in topics for number in (0, 1)]
+        wanted = ConsumerGroupTopicPartitions(name, positions)
+        secured.admin.alter_consumer_group_offsets([wanted])[name].result(30)
+    log = Log(KafkaSettings.from_env(secured.env()))
+    collector = LagCollector(log, Ledger(log, LocalRegistry()), groups=(group, other))
+    registry = CollectorRegistry()
+    registry.register(collector)
+
+    collector.look()
+
+    def sample(name: str, **labels: str) -> float | None:
+        return registry.get_sample_value(f"headwater_{name}", labels)
+
+    for name, topic, readable in ((group, hidden, False), (group, open_, True), (other, open_, True)):
+        labels = {"group": name, "topic": topic, "partition": "1"}
+        assert sample("consumer_lag_records", **labels) == 1
+        assert (sample("consumer_lag_seconds", **labels) is not None) == readable
+    assert sample("dead_letters", topic=dead, group=group) == 2
+    assert sample("dead_letter_oldest_seconds", topic=dead, group=group) is None
+    assert sample("lag_collector_errors_total") == 2  # each topic once
+    assert collector.succeeded_at is not None
+
+    for name, value in secured.settings().items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["lag", group])
+    told = capsys.readouterr()
+    assert ended.value.code == 1
+    assert f"reading {hidden}[" in told.err
+    assert "4 records behind (of unknown age)" in told.out
 
 
 REFUSALS: list[tuple[str, type[HeadwaterError], str]] = [

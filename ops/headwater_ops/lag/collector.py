@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 from faust.types import TP
@@ -42,8 +42,8 @@ MetricName = Literal[
     "headwater_dead_letter_oldest_seconds",  # since the oldest of them died; absent when there is none
     "headwater_topic_start_offset",
     "headwater_topic_end_offset",
-    "headwater_lag_collector_last_success_timestamp_seconds",
-    "headwater_lag_collector_errors_total",  # looks that failed, wholly or for a group
+    "headwater_lag_collector_last_success_timestamp_seconds",  # 0 before the first
+    "headwater_lag_collector_errors_total",  # looks that failed, wholly or for a group or topic
 ]
 
 _PARTITION = ["group", "topic", "partition"]
@@ -55,13 +55,23 @@ class LagCollector(Collector):
     Args:
         log: the brokers.
         ledger: what operators did to dead letters; ``None`` leaves dead letters out.
+        groups: only groups that fit one of these shell patterns, and their dead letters.
         looks: how many looks make the window of ``judge``.
         clock: for ages; only tests pass another than the system's.
     """
 
-    def __init__(self, log: Log, ledger: Ledger | None = None, *, looks: int = 30, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        log: Log,
+        ledger: Ledger | None = None,
+        *,
+        groups: Sequence[str] = ("*",),
+        looks: int = 30,
+        clock: Clock | None = None,
+    ) -> None:
         self._log = log
         self._ledger = ledger
+        self._patterns = groups
         self._looks = looks
         self._clock = clock or SystemClock()
         self._groups: list[GroupLag] = []
@@ -77,14 +87,18 @@ class LagCollector(Collector):
         return self._succeeded_at
 
     def look(self) -> list[GroupLag]:
-        """Ask the brokers once. Blocks. A failure is counted and logged; what was seen before is shown on."""
+        """Ask the brokers once. Blocks.
+
+        A failure is counted and logged. What was seen before is shown on; a group or topic that alone could not be read
+        has no figures that need it.
+        """
         failed: list[HeadwaterError] = []
         try:
-            self._remember(read_lag(self._log, clock=self._clock, failed=failed))
+            self._remember(read_lag(self._log, patterns=self._patterns, clock=self._clock, failed=failed))
             self._succeeded_at = self._clock.time()
             if self._ledger is not None:  # afterwards: it needs the registry, and lag is known without
                 self._ledger.refresh()
-                self._dead = standing(self._log, self._ledger)
+                self._dead = standing(self._log, self._ledger, groups=self._patterns, failed=failed)
         except HeadwaterError as exc:
             failed.append(exc)
         self._errors += len(failed)
@@ -127,7 +141,8 @@ class LagCollector(Collector):
             expired.add_metric(names, self._expired.total(group.group, TP(lag.topic, lag.partition)))
             if lag.kind == "backlog":
                 records.add_metric(names, lag.records)
-                seconds.add_metric(names, lag.seconds)
+                if lag.seconds is not None:
+                    seconds.add_metric(names, lag.seconds)
                 window = list(self._windows[group.group, TP(lag.topic, lag.partition)])
                 status.add_metric(names, judge(window, self._looks, owned=lag.owned))
         yield from (records, seconds, committed, status, expired)
@@ -138,7 +153,7 @@ class LagCollector(Collector):
         for _, lag, names in self._rows():
             if lag.kind != "backlog":
                 parked.add_metric([*names, lag.kind], lag.records)
-            if lag.kind == "retry":
+            if lag.kind == "retry" and lag.seconds is not None:
                 overdue.add_metric(names, lag.seconds)
         yield from (parked, overdue)
 
@@ -171,12 +186,10 @@ class LagCollector(Collector):
     def _own(self) -> Iterator[Metric]:
         errors = _counter("headwater_lag_collector_errors_total", "Looks at the brokers that failed.", [])
         errors.add_metric([], self._errors)
-        yield errors
-        if self._succeeded_at is not None:
-            name: MetricName = "headwater_lag_collector_last_success_timestamp_seconds"
-            success = _gauge(name, "When the brokers last answered.", [])
-            success.add_metric([], self._succeeded_at)
-            yield success
+        name: MetricName = "headwater_lag_collector_last_success_timestamp_seconds"
+        success = _gauge(name, "When the brokers last answered; 0 before that.", [])
+        success.add_metric([], self._succeeded_at or 0.0)  # a series that is not there would raise no alert
+        yield from (errors, success)
 
     def _rows(self) -> Iterator[tuple[GroupLag, PartitionLag, list[str]]]:
         for group in self._groups:

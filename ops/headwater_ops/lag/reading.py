@@ -11,6 +11,7 @@ import difflib
 import logging
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from faust.types import TP
@@ -21,7 +22,7 @@ from headwater_schemas.errors import HeadwaterError, UsageError
 from headwater_streams.handlers.failure import header
 from headwater_streams.handlers.message import Message
 from headwater_streams.transport.errors import answer_of, kafka_error, translate
-from headwater_streams.transport.log import Log, Span
+from headwater_streams.transport.log import Log, Span, tell
 
 __all__ = ["GroupLag", "Kind", "PartitionLag", "read_lag"]
 
@@ -42,7 +43,7 @@ class PartitionLag:
         records: between what is committed and the end; includes what compaction removed and transaction markers,
             unless there is nothing else.
         seconds: the age of the first unread record by its own timestamp. In a retry tier: how long that record is
-            overdue. 0 when there is no lag.
+            overdue. 0 when there is no lag; ``None`` when the record could not be read.
         expired: records that retention deleted before the group read them.
         owned: whether a member of the group has the partition.
     """
@@ -54,7 +55,7 @@ class PartitionLag:
     start: int
     end: int
     records: int
-    seconds: float
+    seconds: float | None
     expired: int
     owned: bool
 
@@ -86,25 +87,30 @@ def read_lag(
     log: Log,
     groups: Collection[str] | None = None,
     *,
+    patterns: Collection[str] = ("*",),
     clock: Clock | None = None,
     failed: list[HeadwaterError] | None = None,
 ) -> list[GroupLag]:
     """The lag of these groups, of every group of the cluster for ``None``. Blocks.
 
     Args:
-        failed: a group that cannot be read is left out and its error put here; ``None`` raises it.
+        patterns: of every group of the cluster only those that fit one of these shell patterns.
+        failed: what cannot be read is put here as its error, and the others are read: a group is left out, a topic's
+            partitions have no ``seconds``. ``None`` raises it.
 
     Raises:
         BrokerUnavailable: no answer within 15 s.
-        UsageError: there is no such group.
+        UsageError: there is no such group; NotPermitted, UnknownTopic: see ``failed``.
     """
-    read = _groups(log, groups, failed)
+    read = _groups(log, groups, patterns, failed)
     topics = log.topics()
     wanted = {tp for group in read for tp in group.committed if tp.partition < topics.get(tp.topic, 0)}
     starts, ends = log.starts(wanted), log.ends(wanted)
-    first = _first_unread(log, [_unread(group, starts, ends) for group in read])
+    refused: dict[TP, UsageError] = {}
+    first = _first_unread(log, [_unread(group, starts, ends) for group in read], refused)
+    tell(refused, failed)
     now = (clock or SystemClock()).time()
-    return [_group_lag(group, starts, ends, first, now) for group in read]
+    return [_group_lag(group, starts, ends, first, refused, now) for group in read]
 
 
 def _unread(group: _Group, starts: Mapping[TP, int], ends: Mapping[TP, int]) -> dict[TP, Span]:
@@ -113,7 +119,9 @@ def _unread(group: _Group, starts: Mapping[TP, int], ends: Mapping[TP, int]) -> 
     return {tp: span for tp, span in spans.items() if span[0] < span[1]}
 
 
-def _first_unread(log: Log, unread: Iterable[Mapping[TP, Span]]) -> dict[tuple[TP, int], Message]:
+def _first_unread(
+    log: Log, unread: Iterable[Mapping[TP, Span]], refused: dict[TP, UsageError]
+) -> dict[tuple[TP, int], Message]:
     """The first record from each of these offsets on. Groups that stand at the same offset share a fetch."""
     wanted: dict[TP, dict[int, Span]] = {}
     for spans in unread:
@@ -122,8 +130,8 @@ def _first_unread(log: Log, unread: Iterable[Mapping[TP, Span]]) -> dict[tuple[T
     found: dict[tuple[TP, int], Message] = {}
     while wanted:  # one offset of each partition at a time: a consumer can stand at one only
         share = {tp: spans.pop(next(iter(spans))) for tp, spans in wanted.items()}
-        found |= {(tp, share[tp][0]): message for tp, message in log.first(share).items()}
-        wanted = {tp: spans for tp, spans in wanted.items() if spans}
+        found |= {(tp, share[tp][0]): message for tp, message in log.first(share, refused=refused).items()}
+        wanted = {tp: spans for tp, spans in wanted.items() if spans and tp not in refused}
     return found
 
 
@@ -132,6 +140,7 @@ def _group_lag(
     starts: Mapping[TP, int],
     ends: Mapping[TP, int],
     first: Mapping[tuple[TP, int], Message],
+    refused: Collection[TP],
     now: float,
 ) -> GroupLag:
     partitions = []
@@ -139,6 +148,8 @@ def _group_lag(
         committed, start, end = group.committed[tp], starts[tp], ends[tp]
         kind = _kind(tp.topic, group.name)
         message = first.get((tp, max(committed, start)))
+        behind = max(0, end - max(committed, start))
+        unreadable = message is None and behind > 0 and tp in refused
         partitions.append(
             PartitionLag(
                 topic=tp.topic,
@@ -147,8 +158,8 @@ def _group_lag(
                 committed=committed,
                 start=start,
                 end=end,
-                records=0 if message is None else end - max(committed, start),
-                seconds=0.0 if message is None else max(0.0, now - _since(message, kind)),
+                records=0 if message is None and not unreadable else behind,
+                seconds=None if unreadable else _seconds(message, kind, now),
                 expired=max(0, start - committed),
                 owned=tp in group.owned,
             )
@@ -163,6 +174,10 @@ def _kind(topic: str, group: str) -> Kind:
     return "parked" if tier == "parked" else "retry"
 
 
+def _seconds(message: Message | None, kind: Kind, now: float) -> float:
+    return 0.0 if message is None else max(0.0, now - _since(message, kind))
+
+
 def _since(message: Message, kind: Kind) -> float:
     """When the record was written; in a tier, when it is due."""
     due = header(message.headers(), wire.HW_DUE_AT) if kind == "retry" else None
@@ -172,7 +187,9 @@ def _since(message: Message, kind: Kind) -> float:
         return message.timestamp()[1] / 1000
 
 
-def _groups(log: Log, names: Collection[str] | None, failed: list[HeadwaterError] | None) -> list[_Group]:
+def _groups(
+    log: Log, names: Collection[str] | None, patterns: Collection[str], failed: list[HeadwaterError] | None
+) -> list[_Group]:
     listed = answer_of(log.admin.list_consumer_groups(), "listing groups", _ANSWER)
     if listed.errors:  # a broker that has just started knows its groups a moment later: a part is not all of them
         raise translate(kafka_error(listed.errors[0]), "listing groups")
@@ -182,7 +199,8 @@ def _groups(log: Log, names: Collection[str] | None, failed: list[HeadwaterError
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"the brokers know {', '.join(sorted(known)) or 'none'}"
             raise UsageError(f"there is no consumer group {name}; {hint}")
-    wanted = sorted(known if names is None else names)
+    fitting = {name for name in known if any(fnmatchcase(name, pattern) for pattern in patterns)}
+    wanted = sorted(fitting if names is None else names)
     if not wanted:
         return []
     offsets = [(name, log.admin.group_offsets(name)) for name in wanted]  # all asked before the first answer is awaited

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+from collections.abc import Sequence
 
 from prometheus_client import REGISTRY
 
@@ -24,23 +25,25 @@ _WINDOW = 300.0  # seconds of history that a group's status is judged by
 _LATE = 5  # intervals without an answer after which the collector says that it is not ready
 
 
-def serve(env: Environment, interval: float) -> None:
+def serve(env: Environment, interval: float, groups: Sequence[str]) -> None:
     """Run until SIGTERM or ^C. One collector is enough for a cluster; two would show everything twice.
 
     Args:
         env: where Kafka is; ``HEADWATER_LAG_HTTP`` says where to listen.
         interval: seconds from one look to the next.
+        groups: only groups that fit one of these shell patterns.
 
     Raises:
         SettingError: the address cannot be had.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    asyncio.run(_serve(env, interval))
+    asyncio.run(_serve(env, interval, groups))
 
 
-async def _serve(env: Environment, interval: float) -> None:
+async def _serve(env: Environment, interval: float, groups: Sequence[str]) -> None:
     log, registry = Log(KafkaSettings.from_env(env)), Registry.from_env(env)
-    collector = LagCollector(log, Ledger(log, registry), looks=max(3, round(_WINDOW / interval)))
+    looks = max(3, round(_WINDOW / interval))
+    collector = LagCollector(log, Ledger(log, registry), groups=groups, looks=looks)
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
@@ -55,7 +58,7 @@ async def _serve(env: Environment, interval: float) -> None:
 
     server = StatusServer(env.text(_SETTING), setting=_SETTING, alive=alive, ready=ready)
     await server.start()
-    logger.info("lag of every group every %g s: %s/metrics", interval, server.url)
+    logger.info("lag of groups %s every %g s: %s/metrics", ", ".join(groups), interval, server.url)
     REGISTRY.register(collector)
     try:
         while not stopped.is_set():

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from faust.types import TP
 
 from headwater_schemas import wire
+from headwater_schemas.errors import HeadwaterError, UsageError
 from headwater_streams.deadletters.audit import Ledger
 from headwater_streams.handlers.failure import header
 from headwater_streams.readable import text
-from headwater_streams.transport.log import Log
+from headwater_streams.transport.log import Log, tell
 
 __all__ = ["SUFFIX", "Standing", "standing"]
 
@@ -23,9 +26,9 @@ class Standing:
     """One dead-letter topic.
 
     Attributes:
-        group: of its oldest open letter; ``None`` when there is none.
+        group: of its oldest open letter; ``None`` when there is none, or it cannot be read.
         open: letters that were neither redriven nor edited.
-        oldest: when the oldest of them died, in seconds since the epoch.
+        oldest: when the oldest of them died, in seconds since the epoch; ``None`` as for ``group``.
     """
 
     topic: str
@@ -34,18 +37,29 @@ class Standing:
     oldest: float | None
 
 
-def standing(log: Log, ledger: Ledger) -> list[Standing]:
+def standing(
+    log: Log, ledger: Ledger, *, groups: Sequence[str] = ("*",), failed: list[HeadwaterError] | None = None
+) -> list[Standing]:
     """Every dead-letter topic. Blocks; ``ledger.refresh`` first. One fetch for the partitions with open letters.
 
     Every offset of a dead-letter topic is a letter: its writers use no transactions, and it is not compacted.
 
+    Args:
+        groups: only those of groups that fit one of these shell patterns.
+        failed: a topic whose letters cannot be read is only counted, and its error put here; ``None`` raises it.
+
     Raises:
         BrokerUnavailable: no answer in time.
+        UsageError: NotPermitted, UnknownTopic: see ``failed``.
     """
-    topics = {name: count for name, count in log.topics().items() if name.endswith(SUFFIX)}
+    named = [f"*.{group}{SUFFIX}" for group in groups]
+    topics = {name: count for name, count in log.topics().items() if _fits(name, named)}
     partitions = [TP(name, number) for name, count in topics.items() for number in range(count)]
     starts, ends = log.starts(partitions), log.ends(partitions)
-    first = log.first({tp: (ledger.first_open(tp, starts[tp], ends[tp]), ends[tp]) for tp in partitions})
+    spans = {tp: (ledger.first_open(tp, starts[tp], ends[tp]), ends[tp]) for tp in partitions}
+    refused: dict[TP, UsageError] = {}
+    first = log.first(spans, refused=refused)
+    tell(refused, failed)
     found = []
     for name in sorted(topics):
         mine = [tp for tp in partitions if tp.topic == name]
@@ -58,4 +72,9 @@ def standing(log: Log, ledger: Ledger) -> list[Standing]:
                 oldest=None if oldest is None else oldest.timestamp()[1] / 1000,
             )
         )
-    return found
+    # The name alone does not say where the group begins: *.b*.dlt is orders.booked.audit.dlt too.
+    return [each for each in found if each.group is None or _fits(each.group, groups)]
+
+
+def _fits(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

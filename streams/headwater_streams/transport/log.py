@@ -19,12 +19,12 @@ from confluent_kafka.admin._listoffsets import OffsetSpec
 from faust.types import TP
 
 from headwater_schemas.admin import Admin
-from headwater_schemas.errors import BrokerUnavailable, UnknownTopic
+from headwater_schemas.errors import BrokerUnavailable, HeadwaterError, UnknownTopic, UsageError
 from headwater_schemas.settings import KafkaSettings
 from headwater_streams.handlers.message import Message
 from headwater_streams.transport.errors import answer_of, kafka_error, translate
 
-__all__ = ["Log", "Span"]
+__all__ = ["Log", "Span", "tell"]
 
 Span = tuple[int, int]
 """From the first offset up to, not including, the second."""
@@ -107,7 +107,9 @@ class Log:
         finally:
             consumer.close()
 
-    def _through(self, consumer: Consumer, unfinished: dict[TP, int]) -> Iterator[Message]:
+    def _through(
+        self, consumer: Consumer, unfinished: dict[TP, int], refused: dict[TP, UsageError] | None = None
+    ) -> Iterator[Message]:
         """What the consumer reads, until ``unfinished`` (partition to end) is empty; takes out what is finished."""
         silent = 0.0
         while unfinished:
@@ -115,13 +117,22 @@ class Log:
             silent = 0.0 if messages else silent + _WAIT
             if silent > _ANSWER:
                 raise BrokerUnavailable(f"the brokers stopped answering while {sorted(unfinished)} was read")
-            yield from self._until_the_end(messages, unfinished)
+            yield from self._until_the_end(messages, unfinished, refused)
 
-    def _until_the_end(self, messages: list[Any], unfinished: dict[TP, int]) -> Iterator[Message]:
+    def _until_the_end(
+        self, messages: list[Any], unfinished: dict[TP, int], refused: dict[TP, UsageError] | None
+    ) -> Iterator[Message]:
         for message in messages:
             tp = TP(message.topic(), message.partition())
-            if not _is_record(message):
-                unfinished.pop(tp, None)  # the end, as far as committed records go
+            try:
+                if not _is_record(message):
+                    unfinished.pop(tp, None)  # the end, as far as committed records go
+                    continue
+            except UsageError as exc:
+                if refused is None or message.topic() is None:  # what is of no partition is of all
+                    raise
+                refused[tp] = exc
+                unfinished.pop(tp, None)
                 continue
             end = unfinished.get(tp, 0)
             if message.offset() + 1 >= end:
@@ -129,10 +140,18 @@ class Log:
             if message.offset() < end:
                 yield cast("Message", message)
 
-    def first(self, spans: Mapping[TP, Span]) -> dict[TP, Message]:
+    def first(self, spans: Mapping[TP, Span], *, refused: dict[TP, UsageError] | None = None) -> dict[TP, Message]:
         """The first record of each span; absent where the span has none (compacted away, or transaction markers only).
 
         Fetches little more than these records.
+
+        Args:
+            refused: a partition that cannot be read, for a missing right say, is put here with its error and the
+                others are read; ``None`` raises it.
+
+        Raises:
+            BrokerUnavailable: the brokers stopped answering.
+            UsageError: NotPermitted, UnknownTopic: see ``refused``.
         """
         unfinished = {tp: end for tp, (start, end) in spans.items() if start < end}
         found: dict[TP, Message] = {}
@@ -141,7 +160,7 @@ class Log:
         starts = {tp: spans[tp][0] for tp in unfinished}
         consumer = self._consumer(starts, _TO_THE_END | _LITTLE)
         try:
-            for message in self._through(consumer, unfinished):
+            for message in self._through(consumer, unfinished, refused):
                 tp = TP(message.topic(), message.partition())
                 if found.setdefault(tp, message) is message:
                     unfinished.pop(tp, None)
@@ -199,6 +218,15 @@ class Log:
             doing = f"asking for offsets of {position.topic}[{position.partition}]"
             found[TP(position.topic, position.partition)] = answer_of(answer, doing, _ANSWER).offset
         return found
+
+
+def tell(refused: Mapping[TP, UsageError], failed: list[HeadwaterError] | None) -> None:
+    """Put into ``failed`` one error for each topic of which partitions could not be read; raise it for ``None``."""
+    errors = list({tp.topic: error for tp, error in refused.items()}.values())
+    if failed is not None:
+        failed += errors
+    elif errors:
+        raise errors[0]
 
 
 def _fetched(consumer: Consumer) -> list[Any]:
