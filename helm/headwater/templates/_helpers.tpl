@@ -49,10 +49,14 @@ prometheus.io/path: /metrics
 {{- end }}
 {{- end -}}
 
+{{/* A digest names one image: that of all is not the one that a group names by a repository or tag of its own. */}}
 {{- define "headwater.image" -}}
-{{- $image := mergeOverwrite (deepCopy .root.Values.image) (default dict .image) -}}
-{{- if $image.digest -}}
-{{ $image.repository }}@{{ $image.digest }}
+{{- $own := default dict .image -}}
+{{- $image := mergeOverwrite (deepCopy .root.Values.image) $own -}}
+{{- $digest := $image.digest -}}
+{{- if or $own.repository $own.tag }}{{ $digest = $own.digest }}{{ end -}}
+{{- if $digest -}}
+{{ $image.repository }}@{{ $digest }}
 {{- else -}}
 {{ $image.repository }}:{{ default .root.Chart.AppVersion $image.tag }}
 {{- end -}}
@@ -95,6 +99,9 @@ HEADWATER_REDIS_CERT: /etc/headwater/redis-tls/tls.crt
 HEADWATER_REDIS_KEY: /etc/headwater/redis-tls/tls.key
 {{- end }}
 HEADWATER_STATE_DIR: /var/lib/headwater
+{{- if eq "spool" (default "" .Values.settings.HEADWATER_PRODUCER_BACK_PRESSURE) }}
+{{- fail "settings.HEADWATER_PRODUCER_BACK_PRESSURE: a spool needs a volume, and not every pod has one: set it in workers.<group>.settings, with persistence" }}
+{{- end }}
 {{- range $name, $value := .Values.settings }}
 {{ $name }}: {{ $value | quote }}
 {{- end }}
@@ -236,10 +243,25 @@ readinessProbe:
   failureThreshold: 3
 {{- end -}}
 
-{{/* A worker group with the defaults filled in: (list root name) gives YAML. */}}
+{{/*
+A worker group with the defaults filled in: (list root name) gives YAML. Whoever emits into a spool was promised that the
+events outlive the pod, which they do on its volume only.
+*/}}
 {{- define "headwater.worker" -}}
 {{- $root := index . 0 -}}
-{{- toYaml (mergeOverwrite (deepCopy $root.Values.workerDefaults) (deepCopy (index $root.Values.workers (index . 1)))) -}}
+{{- $name := index . 1 -}}
+{{- $worker := mergeOverwrite (deepCopy $root.Values.workerDefaults) (deepCopy (index $root.Values.workers $name)) -}}
+{{- $settings := default dict $worker.settings -}}
+{{- if eq "spool" (default "" $settings.HEADWATER_PRODUCER_BACK_PRESSURE) -}}
+{{- if not $worker.persistence -}}
+{{- fail (printf "workers.%s: HEADWATER_PRODUCER_BACK_PRESSURE=spool needs a volume, or the events go with the pod: set persistence" $name) -}}
+{{- end -}}
+{{- $folder := default (default "" $root.Values.settings.HEADWATER_PRODUCER_SPOOL_DIR) $settings.HEADWATER_PRODUCER_SPOOL_DIR -}}
+{{- if not (hasPrefix "/var/lib/headwater/" $folder) -}}
+{{- fail (printf "workers.%s: HEADWATER_PRODUCER_SPOOL_DIR is %q: name a folder in /var/lib/headwater/, where the volume is" $name $folder) -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $worker -}}
 {{- end -}}
 
 {{/* Ports as a sorted YAML list without repeats: of host:port[,host:port] and of URLs. */}}

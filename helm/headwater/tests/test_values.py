@@ -25,6 +25,16 @@ REFUSED = {
     "replicas that are negative": ("workers.orders.replicas=-1", "/workers/orders/replicas"),
     "replicas that are text": ("workers.orders.replicas=three", "/workers/orders/replicas"),
     "a drain of no time": ("workers.orders.drainSeconds=0", "/workers/orders/drainSeconds"),
+    "a drain that Kafka does not wait for": ("workers.orders.drainSeconds=300", "/workers/orders/drainSeconds"),
+    "a group pattern that is empty": ("lag.groups[0]=", "/lag/groups/0"),
+    "a spool without a volume": (
+        "workers.orders.settings.HEADWATER_PRODUCER_BACK_PRESSURE=spool",
+        "needs a volume, or the events go with the pod: set persistence",
+    ),
+    "a spool for every pod": (
+        "settings.HEADWATER_PRODUCER_BACK_PRESSURE=spool",
+        "set it in workers.<group>.settings, with persistence",
+    ),
     "a password among the settings": (
         "settings.HEADWATER_REGISTRY_PASSWORD=x",
         "'HEADWATER_REGISTRY_PASSWORD'",
