@@ -1,4 +1,4 @@
-"""Rate limits, the flood guard, circuit breakers and the watch over the loop."""
+"""Rate limits, the flood guard and the watch over the loop."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import pytest
 from headwater_schemas.clock import ManualClock
 from headwater_schemas.errors import UsageError
 from headwater_schemas.rates import per_second
-from headwater_streams import DeadLimit, EventContext, Retry
-from headwater_streams.handlers.dependency import Breaker, Dependencies, DependencyDown
+from headwater_streams import DeadLimit, Retry
 from headwater_streams.handlers.failure import due_stamp
 from headwater_streams.handlers.limits import FloodGuard, TokenBucket
 from headwater_streams.loopwatch import LoopWatch
@@ -109,72 +108,6 @@ async def test_a_flood_of_dead_letters_stops_the_partition_loudly_and_goes_on_af
     assert stopped
     assert (before, after) == (4, 6)
     assert "too many records of bill die" in caplog.text
-
-
-async def test_a_breaker_opens_after_failures_in_a_row_and_lets_one_probe_through() -> None:
-    clock = ManualClock()
-    breaker = Breaker("payments", clock, threshold=3, probe_after=5.0)
-    for _ in range(3):
-        await breaker.enter()
-        breaker.failed(ConnectionError())
-    opened = breaker.state
-
-    clock.advance(5)
-    await breaker.enter()
-    probing = breaker.state
-    second = asyncio.ensure_future(breaker.enter())
-    await asyncio.sleep(0)
-    waits = not second.done()
-    breaker.succeeded()
-    await second
-
-    assert (opened, probing, waits, breaker.state) == ("open", "half-open", True, "closed")
-
-
-async def test_an_error_of_a_declared_dependency_is_no_failure_of_the_record() -> None:
-    clock = ManualClock()
-    dependencies = Dependencies({}, clock, {"payments": (ConnectionError,)})
-
-    down = dependencies.translate(ConnectionError("refused"))
-    other = dependencies.translate(ValueError("the record's own"))
-
-    assert isinstance(down, DependencyDown)
-    assert isinstance(down.__cause__, ConnectionError)
-    assert isinstance(other, ValueError)
-
-
-async def test_while_a_dependency_is_down_its_handler_waits_and_others_go_on() -> None:
-    app, charged, notified = memory_app(), [], []
-    down = True
-
-    @app.handler(TOPIC, retry=Retry())
-    async def charge(value: dict[str, Any], event: EventContext) -> None:
-        async with event.dependency("payments"):
-            if down:
-                raise ConnectionError("payments does not answer")
-        charged.append(value["number"])
-
-    @app.handler(TOPIC, retry=Retry())
-    async def notify(value: dict[str, Any]) -> None:
-        notified.append(value["number"])
-
-    async with StreamKit(app) as kit:
-        for number in range(3):
-            kit.send(TOPIC, order("a", number), key="a")
-        while len(notified) < 3:
-            await kit._fetch()
-            await asyncio.sleep(0.01)
-        waiting = list(charged)
-        down = False
-        while len(charged) < 3:
-            await kit._fetch()
-            await asyncio.sleep(0.01)
-        await kit.settle()
-        dead = kit.dead_letters(TOPIC)
-
-    assert waiting == []
-    assert charged == [0, 1, 2]
-    assert dead == []
 
 
 async def test_code_that_blocks_the_loop_is_named_in_the_log(caplog: pytest.LogCaptureFixture) -> None:

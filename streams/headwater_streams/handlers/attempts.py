@@ -17,7 +17,7 @@ from typing import Any
 from headwater_schemas.clock import Clock
 from headwater_schemas.wire import Reason
 from headwater_streams.handlers.context import EventContext
-from headwater_streams.handlers.dependency import Dependencies
+from headwater_streams.handlers.dependency import Dependencies, DependencyDown
 from headwater_streams.handlers.emitter import Emitter
 from headwater_streams.handlers.failure import HOLDS, RELEASES
 from headwater_streams.handlers.family import Family
@@ -107,7 +107,7 @@ class Attempts:
         try:
             if (missing := self._schemas.missing_schema(value)) is not None:
                 await self._schemas.prefetch([missing])
-            event = EventContext(record.message, self._emitter, record.attempt, self.dependencies)
+            event = EventContext(record.message, self._emitter, record.attempt, worker)
             decoded = self._decode(value)
             await (self.call(decoded, event) if self._spec.takes_event else self.call(decoded))
             if record.lane.hold is not None:
@@ -136,7 +136,9 @@ class Attempts:
         if isinstance(error, asyncio.CancelledError) and worker.overdue and worker.task is not None:
             worker.overdue = False
             worker.task.uncancel()
-            return HandlerTimeout(f"{self._spec.name} did not return within {self._spec.timeout} s")
+            late = HandlerTimeout(f"{self._spec.name} did not return within {self._spec.timeout} s")
+            hung, worker.hung = worker.hung, None
+            return late if hung is None else DependencyDown(hung, late)
         if not isinstance(error, Exception):
             raise error
         return error

@@ -12,8 +12,8 @@ from headwater_streams.handlers.failure import header
 from headwater_streams.handlers.message import Headers, Message
 
 if TYPE_CHECKING:
-    from headwater_streams.handlers.dependency import Dependencies
     from headwater_streams.handlers.emitter import Emitter
+    from headwater_streams.handlers.worker import Worker
 
 __all__ = ["EventContext"]
 
@@ -25,18 +25,16 @@ class EventContext:
         attempt: how often this record failed before and was tried again from a delay tier; 0 at first.
     """
 
-    __slots__ = ("_dependencies", "_emitter", "_kept", "attempt", "message", "refused", "unacked")
+    __slots__ = ("_emitter", "_kept", "_worker", "attempt", "message", "refused", "unacked")
     _kept: list[Callable[[], None]]  # made at the first ``keep``: most records emit nothing, or are not transactional
 
-    def __init__(
-        self, message: Message, emitter: Emitter, attempt: int = 0, dependencies: Dependencies | None = None
-    ) -> None:
+    def __init__(self, message: Message, emitter: Emitter, attempt: int = 0, worker: Worker | None = None) -> None:
         self.message = message
         self.attempt = attempt
         self.unacked = 0
         self.refused: HeadwaterError | None = None
         self._emitter = emitter
-        self._dependencies = dependencies
+        self._worker = worker
 
     @property
     def topic(self) -> str:
@@ -121,12 +119,18 @@ class EventContext:
         """Around calls of something that may be down: ``async with event.dependency("payments"): …``.
 
         An exception within is the dependency's, not the record's: the record waits and is tried again in place, uses
-        up no attempt and never dies of it. After some in a row only one record at a time tries, until one succeeds.
-        Only handlers that use the same name wait. Put nothing inside that can fail because of the record itself.
+        up no attempt and never dies of it. So is the end of the handler's ``timeout`` while it waits in here. After
+        some in a row only one record every five seconds tries, until one succeeds. Only handlers that use the same
+        name wait.
+
+        What decides about the record passes as it is: ``DeadLetter``, ``RetryLater``, what ``Retry(never=…)`` names,
+        and errors that no waiting mends (``UsageError``, ``BadRecord``). Put nothing else inside that can fail because
+        of the record itself, such as a refusal that the client raises as an exception of its own: it would wait for
+        ever. Where calls answer so, name the exceptions of an outage in ``depends_on`` instead.
         """
-        if self._dependencies is None:
+        if self._worker is None:
             raise UsageError("batch handlers have no dependencies: raise an Unavailable error instead")
-        return self._dependencies.guard(name)
+        return self._worker.dependencies.guard(name, self._worker)
 
     def _header(self, name: str) -> bytes | None:
         return header(self.message.headers(), name)

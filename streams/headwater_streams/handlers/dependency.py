@@ -2,7 +2,7 @@
 
 While a dependency is down nothing that needs it can succeed, so its failures are no failures of records: they use up
 no attempts and make no dead letters. After a few of them in a row the breaker opens and the handlers that use the
-dependency wait, records in hand; then one record at a time probes, and the first that succeeds lets all go on.
+dependency wait, records in hand; then one record every few seconds probes, and the first that succeeds lets all go on.
 Handlers that do not use it never notice. (The pattern: M. Nygard, Release It!; KIP-1316 drafts the same for brokers.)
 """
 
@@ -10,18 +10,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Literal
 
 from headwater_schemas.clock import Clock
-from headwater_schemas.errors import Unavailable, UsageError
+from headwater_schemas.errors import BadRecord, Unavailable, UsageError
+from headwater_streams.handlers.policy import DeadLetter, HandlerTimeout, RetryLater
+from headwater_streams.handlers.worker import Worker
 
 __all__ = ["Breaker", "Dependencies", "DependencyDown"]
 
 logger = logging.getLogger(__name__)
 
 State = Literal["closed", "open", "half-open"]
+
+_DECISIONS = (DeadLetter, RetryLater)
 
 
 class DependencyDown(Unavailable):
@@ -53,20 +57,25 @@ class Breaker:
 
     @property
     def state(self) -> State:
-        """``open`` lets nobody through, ``half-open`` one."""
+        """``open`` lets nobody through; ``half-open``: a probe was let through and has not told yet."""
         if self._closed.is_set():
             return "closed"
         return "half-open" if self._probing else "open"
 
     async def enter(self) -> None:
-        """Return when a call may be made: at once while closed, else when it closes or when it is our turn to probe."""
+        """Return when a call may be made: at once while closed, else when it closes or when it is our turn to probe.
+
+        The next turn comes by time alone: a probe may be cancelled, hang, or fail of its own record, and tell nothing.
+        """
         while not self._closed.is_set():
-            left = self._probe_at - self._clock.monotonic()
-            if left <= 0 and not self._probing:
+            now = self._clock.monotonic()
+            left = self._probe_at - now
+            if left <= 0:
                 self._probing = True
+                self._probe_at = now + self._probe_after
                 return
             try:
-                await asyncio.wait_for(self._closed.wait(), max(left, 0.05))
+                await asyncio.wait_for(self._closed.wait(), left)
             except TimeoutError:
                 continue
 
@@ -94,14 +103,21 @@ class Dependencies:
     Args:
         breakers: every breaker of the app, by name.
         errors: exception classes by the dependency they tell of, e.g. ``{"payments": (httpx.TransportError,)}``.
+        never: exceptions that are dead letters at once, see ``Retry``.
     """
 
     def __init__(
-        self, breakers: dict[str, Breaker], clock: Clock, errors: Mapping[str, tuple[type[BaseException], ...]]
+        self,
+        breakers: dict[str, Breaker],
+        clock: Clock,
+        errors: Mapping[str, tuple[type[BaseException], ...]],
+        never: tuple[type[BaseException], ...] = (),
     ) -> None:
         self._breakers = breakers
         self._clock = clock
         self._errors = dict(errors)
+        # What no waiting could mend.
+        self._answers: tuple[type[BaseException], ...] = (*_DECISIONS, UsageError, BadRecord, *never)
         self._used = [self.breaker(name) for name in errors]
 
     def breaker(self, name: str) -> Breaker:
@@ -126,6 +142,8 @@ class Dependencies:
 
     def translate(self, error: Exception) -> Exception:
         """``DependencyDown`` for an exception that tells of a declared dependency; others as they are."""
+        if isinstance(error, (DependencyDown, *_DECISIONS)):
+            return error
         for name, kinds in self._errors.items():
             if isinstance(error, kinds):
                 self.breaker(name).failed(error)
@@ -135,13 +153,31 @@ class Dependencies:
         return error
 
     @asynccontextmanager
-    async def guard(self, name: str) -> AsyncIterator[None]:
-        """Around calls of one dependency: every exception within tells of it. See ``EventContext.dependency``."""
+    async def guard(self, name: str, worker: Worker) -> AsyncIterator[None]:
+        """Around calls of one dependency by the handler that ``worker`` runs; see ``EventContext.dependency``."""
         breaker = self.breaker(name)
-        await breaker.enter()
+        try:
+            await breaker.enter()
+            with self._judged(breaker, worker):
+                yield
+        except asyncio.CancelledError:
+            if worker.overdue:
+                worker.hung = name
+            raise
+
+    @contextmanager
+    def _judged(self, breaker: Breaker, worker: Worker) -> Iterator[None]:
         try:
             yield
+        except self._answers:
+            breaker.succeeded()
+            raise
+        except asyncio.CancelledError:
+            # Of a worker that ends it tells nothing; of one whose time is over, that no answer came.
+            if worker.overdue:
+                breaker.failed(HandlerTimeout(f"no answer from {breaker.name} within the handler's time limit"))
+            raise
         except Exception as exc:
             breaker.failed(exc)
-            raise DependencyDown(name, exc) from exc
+            raise DependencyDown(breaker.name, exc) from exc
         breaker.succeeded()

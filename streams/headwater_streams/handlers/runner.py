@@ -101,7 +101,7 @@ class Runner:
             emitter=self._emitter,
             settler=self._settler,
             returns=self._returns,
-            dependencies=Dependencies({} if breakers is None else breakers, clock, spec.depends_on),
+            dependencies=Dependencies({} if breakers is None else breakers, clock, spec.depends_on, spec.retry.never),
             clock=clock,
             metrics=metrics,
             park_waiting=self._lanes.park_waiting,
@@ -326,7 +326,7 @@ class Runner:
             assert worker.wake is not None
             worker.wake.set_result(None)
         elif len(self._workers) < self.spec.concurrency and not self._closing:
-            worker = Worker()
+            worker = Worker(self._attempts.dependencies)
             self._workers.append(worker)
             worker.task = asyncio.create_task(self._work(worker), name=f"{self.spec.name}-{len(self._workers)}")
             worker.task.add_done_callback(self._worker_ended)
@@ -379,7 +379,7 @@ class Runner:
         pulling, tp = self._pulling, self._tp
         table, lanes, ready = self._lanes, self._lanes.by_key, self._lanes.ready
         emitter, decode, known = self._emitter, self._decode, self._known
-        call, gated, dependencies = self._attempts.call, self._attempts.gated, self._attempts.dependencies
+        call, gated = self._attempts.call, self._attempts.gated
         ordered, takes_event, most = self.spec.ordered, self.spec.takes_event, self.spec.max_waiting
         metrics = self.metrics
         quick, quick_seconds = 0, 0.0  # most calls fall in the first bucket: those are counted here, all at once
@@ -406,7 +406,7 @@ class Runner:
                 continue
             try:
                 if takes_event:
-                    event = EventContext(message, emitter, 0, dependencies)
+                    event = EventContext(message, emitter, 0, worker)
                     await call(decode(value), event)
                     if event.unacked or event.refused:
                         emitter.settle_after(event, tp)

@@ -6,25 +6,40 @@ import asyncio
 from collections.abc import Collection
 from math import inf
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from faust.types import TP
 
 from headwater_streams.handlers.message import Message, tp_of
 
+if TYPE_CHECKING:
+    from headwater_streams.handlers.dependency import Dependencies
+
 __all__ = ["Worker", "cancel_overdue"]
 
 
 class Worker:
-    """A task that runs records. ``started`` is ``inf`` while no handler runs."""
+    """A task that runs records.
 
-    __slots__ = ("message", "overdue", "started", "task", "wake")
+    Args:
+        dependencies: of the handler that it runs.
 
-    def __init__(self) -> None:
+    Attributes:
+        started: when the handler was called; ``inf`` while none runs.
+        overdue: the handler is being cancelled because its time is over.
+        hung: the dependency whose answer it waited for then.
+    """
+
+    __slots__ = ("dependencies", "hung", "message", "overdue", "started", "task", "wake")
+
+    def __init__(self, dependencies: Dependencies) -> None:
+        self.dependencies = dependencies
         self.task: asyncio.Task[None] | None = None
         self.wake: asyncio.Future[None] | None = None
         self.message: Message | None = None
         self.started = inf
         self.overdue = False
+        self.hung: str | None = None
 
     def runs_for(self, partitions: Collection[TP]) -> bool:
         """Whether it is with a record of these."""
