@@ -140,7 +140,11 @@ SETTINGS: tuple[Setting, ...] = (
         "auto",
         "auto (KIP-848 where the brokers have it, else classic), consumer (KIP-848) or classic.",
     ),
-    Setting("HEADWATER_WORKER_DRAIN", "25s", "How long a stopping or revoked worker may finish records in flight."),
+    Setting(
+        "HEADWATER_WORKER_DRAIN",
+        "25s",
+        "How long a stopping or revoked worker may finish records in flight; at most 240s.",
+    ),
     Setting("HEADWATER_WORKER_COMMIT_INTERVAL", "1s", "How often settled offsets are committed."),
     Setting("HEADWATER_WORKER_FETCH_MIN_BYTES", "1", "Bytes a broker waits for before it answers a worker's fetch."),
     Setting("HEADWATER_WORKER_FETCH_WAIT", "100ms", "How long a broker waits for them at most."),

@@ -13,6 +13,7 @@ from faust.transport import base
 from faust.types import AppT
 from yarl import URL
 
+from headwater_schemas.errors import SettingError
 from headwater_schemas.settings import Environment, KafkaSettings
 from headwater_streams.transport.assignor import BrokerAssigned
 from headwater_streams.transport.consumer import Consumer
@@ -24,8 +25,15 @@ __all__ = ["Transport"]
 _PORT = 9092
 
 
+_DRAIN_SHARE = 0.8  # of the poll interval: what is settled must be committed within it too
+
+
 class Transport(base.Transport):
-    """The driver behind ``headwater://``."""
+    """The driver behind ``headwater://``.
+
+    Raises:
+        SettingError: a setting is malformed, or ``HEADWATER_WORKER_DRAIN`` too long for the app's poll interval.
+    """
 
     Consumer = Consumer
     Producer = Producer
@@ -38,7 +46,7 @@ class Transport(base.Transport):
         bootstrap = ",".join(f"{u.host or '127.0.0.1'}:{u.port or _PORT}" for u in url)
         self.kafka = replace(KafkaSettings.from_env(env), bootstrap=bootstrap)
         self.member = env.get("HEADWATER_WORKER_ID")
-        self.drain_seconds = env.duration("HEADWATER_WORKER_DRAIN")
+        self.drain_seconds = _drain_of(env, app.conf.broker_max_poll_interval)
         self.protocol = env.choice("HEADWATER_WORKER_GROUP_PROTOCOL", get_args(GroupProtocol))
         self.fetch_min_bytes = env.integer("HEADWATER_WORKER_FETCH_MIN_BYTES")
         self.fetch_wait = env.duration("HEADWATER_WORKER_FETCH_WAIT")
@@ -53,8 +61,20 @@ class Transport(base.Transport):
             protocol=cast("GroupProtocol", self.protocol),
             session_timeout=conf.broker_session_timeout,
             max_poll_interval=conf.broker_max_poll_interval,
-            rebalance_timeout=self.drain_seconds,
             isolation="read_committed",
             fetch_min_bytes=self.fetch_min_bytes,
             fetch_wait=self.fetch_wait,
         )
+
+
+def _drain_of(env: Environment, poll_interval: float) -> float:
+    """Seconds that a revocation may take. It is served inside a poll, and librdkafka leaves the group of a member that
+    does not poll for longer than its interval: in mid-drain, with nothing committed."""
+    name = "HEADWATER_WORKER_DRAIN"
+    drain, longest = env.duration(name), _DRAIN_SHARE * poll_interval
+    if drain > longest:
+        raise SettingError(
+            f"{name}={env.text(name)}: pass at most {longest:.0f}s, or a longer broker_max_poll_interval than"
+            f" {poll_interval:.0f} s in faust_settings: a member that does not poll for so long is out of its group"
+        )
+    return drain

@@ -30,7 +30,6 @@ class GroupSettings:
         session_timeout: seconds without heartbeat after which the group gives our partitions away. Classic
             protocol only; under KIP-848 the broker decides.
         max_poll_interval: seconds between two polls after which librdkafka leaves the group.
-        rebalance_timeout: seconds that a revocation may spend draining; keep it below ``max_poll_interval``.
         prefetch_records: records per partition that librdkafka may hold ahead of us.
         prefetch_kilobytes: kilobytes of all partitions together that it may hold ahead of us.
         overrides: further librdkafka properties, passed as they are.
@@ -41,7 +40,6 @@ class GroupSettings:
     protocol: GroupProtocol = "auto"
     session_timeout: float = 10.0
     max_poll_interval: float = 300.0
-    rebalance_timeout: float = 30.0
     prefetch_records: int = 20_000
     prefetch_kilobytes: int = 32_768
     fetch_min_bytes: int = 1

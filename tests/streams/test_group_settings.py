@@ -1,0 +1,31 @@
+"""How an app joins its group, and what its settings may be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from headwater_schemas.errors import SettingError
+from headwater_schemas.settings import Environment
+from headwater_streams import StreamApp
+from headwater_streams.transport.driver import Transport
+
+
+def transport_of(settings: dict[str, str], **faust_settings: Any) -> Transport:
+    """Of an app with these settings; nothing is connected."""
+    transport = StreamApp("billing", env=Environment(settings), faust_settings=faust_settings).transport
+    assert isinstance(transport, Transport)
+    return transport
+
+
+@pytest.mark.parametrize(("drain", "interval"), [("240s", 300.0), ("8m", 600.0)])
+def test_a_drain_within_the_poll_interval_is_taken(drain: str, interval: float) -> None:
+    transport = transport_of({"HEADWATER_WORKER_DRAIN": drain}, broker_max_poll_interval=interval)
+
+    assert transport.drain_seconds == 0.8 * interval
+
+
+def test_a_drain_in_which_the_group_would_throw_the_member_out_says_what_to_pass() -> None:
+    with pytest.raises(SettingError, match="HEADWATER_WORKER_DRAIN=5m: pass at most 240s"):
+        transport_of({"HEADWATER_WORKER_DRAIN": "5m"})
