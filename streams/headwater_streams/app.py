@@ -103,7 +103,8 @@ class StreamApp(faust.App):
             "broker": ";".join(f"headwater://{address.strip()}" for address in bootstrap),
             "broker_commit_interval": self.env.duration("HEADWATER_WORKER_COMMIT_INTERVAL"),
             "producer_linger": self.env.duration("HEADWATER_WORKER_LINGER"),
-            "broker_session_timeout": 10.0,
+            # A static member keeps its partitions for so long while it restarts; of others only a dead one is awaited.
+            "broker_session_timeout": 45.0 if self.env.get("HEADWATER_WORKER_ID") else 10.0,
             "broker_heartbeat_interval": 1.0,
             "broker_max_poll_interval": 300.0,
             "consumer_auto_offset_reset": "earliest",

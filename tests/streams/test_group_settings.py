@@ -11,6 +11,8 @@ from headwater_schemas.settings import Environment
 from headwater_streams import StreamApp
 from headwater_streams.transport.driver import Transport
 
+WORKER = "HEADWATER_WORKER_ID"
+
 
 def transport_of(settings: dict[str, str], **faust_settings: Any) -> Transport:
     """Of an app with these settings; nothing is connected."""
@@ -29,3 +31,20 @@ def test_a_drain_within_the_poll_interval_is_taken(drain: str, interval: float) 
 def test_a_drain_in_which_the_group_would_throw_the_member_out_says_what_to_pass() -> None:
     with pytest.raises(SettingError, match="HEADWATER_WORKER_DRAIN=5m: pass at most 240s"):
         transport_of({"HEADWATER_WORKER_DRAIN": "5m"})
+
+
+@pytest.mark.parametrize(("settings", "session", "heartbeat"), [({}, 10_000, 1_666), ({WORKER: "w-1"}, 45_000, 3_000)])
+def test_a_static_member_of_classic_brokers_has_time_to_restart(
+    settings: dict[str, str], session: int, heartbeat: int
+) -> None:
+    transport = transport_of(settings)
+
+    config = transport.group_settings().config(transport.kafka, "classic")
+
+    assert (config["session.timeout.ms"], config["heartbeat.interval.ms"]) == (session, heartbeat)
+
+
+def test_the_session_of_a_static_member_can_be_chosen() -> None:
+    transport = transport_of({WORKER: "w-1"}, broker_session_timeout=20.0)
+
+    assert transport.group_settings().session_timeout == 20.0

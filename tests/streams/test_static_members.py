@@ -8,6 +8,7 @@ import sys
 import uuid
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
+from typing import Literal
 
 import pytest
 from confluent_kafka.admin import AdminClient
@@ -19,14 +20,16 @@ from headwater_schemas.settings import KafkaSettings
 from headwater_streams.transport.group import GroupConsumer, Marks
 from headwater_streams.transport.group_settings import GroupSettings
 
+Protocol = Literal["consumer", "classic"]
+
 PARTITIONS = 2
 FORMER_LIFE = """
 import sys
 from confluent_kafka import Consumer
-bootstrap, group, member, topic = sys.argv[1:]
+bootstrap, group, member, topic, protocol = sys.argv[1:]
 consumer = Consumer({
-    "bootstrap.servers": bootstrap, "group.id": group, "group.instance.id": member, "group.protocol": "consumer",
-    "group.remote.assignor": "range",
+    "bootstrap.servers": bootstrap, "group.id": group, "group.instance.id": member, "group.protocol": protocol,
+    **({"group.remote.assignor": "range"} if protocol == "consumer" else {"partition.assignment.strategy": "range"}),
 })
 consumer.subscribe([topic], on_assign=lambda _, partitions: print(len(partitions), flush=True))
 while True:
@@ -60,9 +63,9 @@ def topic(bootstrap: str) -> str:
     return name
 
 
-def kill_a_former_life(bootstrap: str, group: str, topic: str) -> None:
+def kill_a_former_life(bootstrap: str, group: str, topic: str, protocol: Protocol = "consumer") -> None:
     """Returns when the group has, and will have for a while, a member that no longer lives."""
-    command = [sys.executable, "-c", FORMER_LIFE, bootstrap, group, "w-1", topic]
+    command = [sys.executable, "-c", FORMER_LIFE, bootstrap, group, "w-1", topic, protocol]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as former:
         assert former.stdout is not None
         told = former.stdout.readline()
@@ -71,8 +74,12 @@ def kill_a_former_life(bootstrap: str, group: str, topic: str) -> None:
 
 
 @asynccontextmanager
-async def joining(bootstrap: str, group: str, topics: Collection[str]) -> AsyncIterator[GroupConsumer]:
-    consumer = GroupConsumer(KafkaSettings(bootstrap=bootstrap), GroupSettings(group, member="w-1"), Listener())
+async def joining(
+    bootstrap: str, group: str, topics: Collection[str], protocol: Protocol = "consumer"
+) -> AsyncIterator[GroupConsumer]:
+    # As a worker with an id has it.
+    settings = GroupSettings(group, member="w-1", protocol=protocol, session_timeout=45.0)
+    consumer = GroupConsumer(KafkaSettings(bootstrap=bootstrap), settings, Listener())
     consumer.start()
     try:
         await consumer.subscribe(topics)
@@ -89,13 +96,16 @@ async def consume_until(consumer: GroupConsumer, condition: Callable[[], bool], 
     pytest.fail("not within half a minute")
 
 
-async def test_a_killed_static_member_is_followed_before_its_session_ends(bootstrap: str, topic: str) -> None:
+@pytest.mark.parametrize("protocol", ["consumer", "classic"])
+async def test_a_killed_static_member_is_followed_before_its_session_ends(
+    bootstrap: str, topic: str, protocol: Protocol
+) -> None:
     group = f"members-{uuid.uuid4().hex[:8]}"
-    await asyncio.to_thread(kill_a_former_life, bootstrap, group, topic)
-    async with joining(bootstrap, group, [topic]) as consumer:
+    await asyncio.to_thread(kill_a_former_life, bootstrap, group, topic, protocol)
+    async with joining(bootstrap, group, [topic], protocol) as consumer:
         # Sixty polls end before the session does, of which waiting for its end would need all.
         await consume_until(consumer, lambda: len(consumer.assignment) == PARTITIONS, polls=60)
-        assert consumer.protocol == "consumer"
+        assert consumer.protocol == protocol
 
 
 async def test_who_follows_a_killed_member_answers_all_the_while(bootstrap: str, topic: str) -> None:

@@ -25,7 +25,7 @@ class GroupSettings:
     Args:
         group: the consumer group id.
         member: static member id (KIP-345); ``None`` joins as a dynamic member. With it, a restart within the
-            session time-out moves no partition.
+            session time-out moves no partition, and one that was killed for good is missed only after it.
         protocol: ``auto`` prefers KIP-848 and falls back to classic.
         session_timeout: seconds without heartbeat after which the group gives our partitions away. Classic
             protocol only; under KIP-848 the broker decides.
@@ -74,6 +74,6 @@ class GroupSettings:
         else:
             config["partition.assignment.strategy"] = "range"
             config["session.timeout.ms"] = int(self.session_timeout * 1000)
-            config["heartbeat.interval.ms"] = max(100, int(self.session_timeout * 1000 / 6))
+            config["heartbeat.interval.ms"] = min(3_000, max(100, int(self.session_timeout * 1000 / 6)))
         config.update(self.overrides)
         return config
