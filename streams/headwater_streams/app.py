@@ -109,7 +109,6 @@ class StreamApp(faust.App):
             "broker_max_poll_interval": 300.0,
             "consumer_auto_offset_reset": "earliest",
             "topic_disable_leader": True,
-            "topic_replication_factor": 1,
             "TableManager": TableManager,
             "web_tables_enabled": False,  # one worker would answer for tables of which it holds a part
             "web_router_enabled": False,

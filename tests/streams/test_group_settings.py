@@ -10,6 +10,7 @@ from headwater_schemas.errors import SettingError
 from headwater_schemas.settings import Environment
 from headwater_streams import StreamApp
 from headwater_streams.transport.driver import Transport
+from headwater_streams.transport.producer import topic_request
 
 WORKER = "HEADWATER_WORKER_ID"
 
@@ -48,3 +49,10 @@ def test_the_session_of_a_static_member_can_be_chosen() -> None:
     transport = transport_of({WORKER: "w-1"}, broker_session_timeout=20.0)
 
     assert transport.group_settings().session_timeout == 20.0
+
+
+@pytest.mark.parametrize(("asked", "requested"), [(0, -1), (1, -1), (2, 2), (3, 3)])
+def test_what_faust_creates_has_as_many_replicas_as_the_brokers_give_unless_more_are_asked_for(
+    asked: int, requested: int
+) -> None:
+    assert topic_request("counts-changelog", 8, asked, None, None, True, False).replication == requested

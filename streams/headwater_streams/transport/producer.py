@@ -145,14 +145,17 @@ def topic_request(
     compacting: bool | None,
     deleting: bool | None,
 ) -> TopicRequest:
-    """Faust's arguments as a request."""
+    """Faust's arguments as a request.
+
+    Faust's default of one replica is the brokers' default to us: of a changelog on one disk a table is lost with it.
+    """
     settings = {name: str(value) for name, value in (config or {}).items()}
     if retention is not None:
         settings["retention.ms"] = str(int(want_seconds(retention) * 1000))
     policies = [name for name, wanted in (("compact", compacting), ("delete", deleting)) if wanted]
     if policies:
         settings["cleanup.policy"] = ",".join(policies)
-    return TopicRequest(topic, partitions, replication or -1, settings)
+    return TopicRequest(topic, partitions, replication if replication > 1 else -1, settings)
 
 
 def _headers(headers: HeadersArg | None) -> Headers | None:
