@@ -128,6 +128,7 @@ class StreamApp(faust.App):
         self.worker_metrics = WorkerMetrics(id)
         self.pool: HandlerPool | None = None
         self.breakers: dict[str, Breaker] = {}
+        self.worker_metrics.breakers = self.breakers
         self.loop_watch = LoopWatch()
         self._catalogue = catalogue
         self._codec = codec

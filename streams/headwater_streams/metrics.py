@@ -7,7 +7,7 @@ path; these take a bisection in a tuple.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Literal, Protocol, get_args
 
 from faust.types import TP
@@ -31,6 +31,8 @@ MetricName = Literal[
     "headwater_stale_retries_total",  # retries written by a worker that had lost the partition, dropped
     "headwater_retry_delay_error_seconds",  # due -> run
     "headwater_partitions_stopped",  # partitions that wait for a topic that refuses records
+    "headwater_dead_floods_total",  # too many records died, and the partition stopped for a while
+    "headwater_breaker_state",  # of a dependency of handlers: 0 closed, 1 half open, 2 open
     "headwater_commit_gap_records",  # read minus settled, the oldest unsettled record holds it
     "headwater_partitions_assigned",
     "headwater_rebalances_total",
@@ -39,6 +41,8 @@ MetricName = Literal[
 
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 QUICK = BUCKETS[0]
+
+_STATES = {"closed": 0, "half-open": 1, "open": 2}
 
 
 class Histogram:
@@ -80,6 +84,7 @@ class HandlerMetrics:
         "_failed",
         "_settled",
         "consumed",
+        "dead_floods",
         "delays",
         "done",
         "handler",
@@ -103,6 +108,7 @@ class HandlerMetrics:
         self._failed: dict[Reason, int] = dict.fromkeys(REASONS, 0)
         self.parked = 0
         self.stale_retries = 0
+        self.dead_floods = 0
         self.delays: dict[str, Histogram] = {}
         self.stopped: set[TP] = set()
 
@@ -142,12 +148,20 @@ class Watched(Protocol):
     def held_keys(self) -> int: ...
 
 
+class Breaking(Protocol):
+    """A circuit breaker, as far as its state goes."""
+
+    @property
+    def state(self) -> Literal["closed", "half-open", "open"]: ...
+
+
 class WorkerMetrics(Collector):
     """Every handler of one worker, as Prometheus samples.
 
     Args:
         handlers: the runners, with their counters and live readings.
         gaps: reads the records between read and settled, by partition.
+        breakers: of what the handlers depend on, by name; there is one from its first use on.
     """
 
     def __init__(self, group: str) -> None:
@@ -155,6 +169,7 @@ class WorkerMetrics(Collector):
         self.handlers: list[Watched] = []
         self.gaps: Callable[[], Iterable[tuple[TP, int]]] = tuple
         self.assigned: Callable[[], int] = int
+        self.breakers: Mapping[str, Breaking] = {}
         self.rebalances = 0
         self.rebalance_seconds = Histogram()
 
@@ -179,6 +194,7 @@ class WorkerMetrics(Collector):
         failed = _counter("headwater_events_failed_total", "Dead letters.", [*labels, "reason"])
         parked = _counter("headwater_records_parked_total", "Records put behind older ones of their key.", labels)
         stale = _counter("headwater_stale_retries_total", "Retries of a worker that had lost its partition.", labels)
+        floods = _counter("headwater_dead_floods_total", "Stops because too many records died.", labels)
         for runner in self.handlers:
             handler = runner.metrics
             names = [handler.topic, handler.handler]
@@ -189,9 +205,10 @@ class WorkerMetrics(Collector):
                 failed.add_metric([*names, reason], count)
             parked.add_metric(names, handler.parked)
             stale.add_metric(names, handler.stale_retries)
+            floods.add_metric(names, handler.dead_floods)
         rebalances = _counter("headwater_rebalances_total", "Assignments changed.", ["group"])
         rebalances.add_metric([self._group], self.rebalances)
-        yield from (consumed, settled, failed, parked, stale, rebalances)
+        yield from (consumed, settled, failed, parked, stale, floods, rebalances)
 
     def _histograms(self) -> Iterator[Metric]:
         processing = _histogram("headwater_event_processing_seconds", "One call of the handler.", ["topic", "handler"])
@@ -224,7 +241,10 @@ class WorkerMetrics(Collector):
             gap.add_metric([self._group, tp.topic, str(tp.partition)], records)
         assigned = _gauge("headwater_partitions_assigned", "Partitions of this worker.", ["group"])
         assigned.add_metric([self._group], self.assigned())
-        yield from (flight, fenced, held, stopped, gap, assigned)
+        breakers = _gauge("headwater_breaker_state", "Breaker: 0 closed, 1 half open, 2 open.", ["dependency"])
+        for name, breaker in list(self.breakers.items()):
+            breakers.add_metric([name], _STATES[breaker.state])
+        yield from (flight, fenced, held, stopped, gap, assigned, breakers)
 
 
 def _counter(name: MetricName, text: str, labels: list[str]) -> CounterMetricFamily:

@@ -12,6 +12,7 @@ from headwater_schemas.errors import InvalidValue
 from headwater_streams import DeadLetter, EventContext, Retry, RetryLater
 from headwater_streams.handlers.dependency import Breaker, Dependencies, DependencyDown
 from headwater_streams.handlers.worker import Worker
+from headwater_streams.metrics import WorkerMetrics
 from headwater_streams.testing import StreamKit
 from streams.orders import OUT, TOPIC, memory_app, order, text
 
@@ -196,6 +197,31 @@ async def test_a_dependency_that_does_not_answer_in_time_makes_the_record_wait_a
         dead = kit.dead_letters(TOPIC)
 
     assert dead == []
+
+
+async def test_the_state_of_each_breaker_is_a_metric() -> None:
+    clock = ManualClock()
+    breaker, _ = an_open_breaker(clock)
+    metrics = WorkerMetrics("billing")
+    metrics.breakers = {"payments": breaker}
+
+    def state() -> float:
+        samples = [sample for family in metrics.collect() for sample in family.samples]
+        return next(sample.value for sample in samples if sample.labels.get("dependency") == "payments")
+
+    opened = state()
+    clock.advance(5)
+    await breaker.enter()
+    probing = state()
+    breaker.succeeded()
+
+    assert (opened, probing, state()) == (2, 1, 0)
+
+
+def test_an_app_shows_the_breakers_of_its_handlers() -> None:
+    app = memory_app()
+
+    assert app.worker_metrics.breakers is app.breakers
 
 
 async def test_a_declined_card_is_tried_again() -> None:

@@ -16,8 +16,20 @@ from headwater_streams import DeadLimit, Retry
 from headwater_streams.handlers.failure import due_stamp
 from headwater_streams.handlers.limits import FloodGuard, TokenBucket
 from headwater_streams.loopwatch import LoopWatch
+from headwater_streams.metrics import WorkerMetrics
 from headwater_streams.testing import StreamKit
 from streams.orders import TOPIC, memory_app, order
+
+
+def samples_of(kit: StreamKit) -> dict[str, float]:
+    """What Prometheus would see of the handler ``bill``."""
+    metrics = WorkerMetrics("billing")
+    assert kit._pool is not None
+    runners: list[Any] = list(kit._pool.runners)
+    for runner in runners:
+        metrics.watch(runner)
+    samples = [sample for family in metrics.collect() for sample in family.samples]
+    return {sample.name: sample.value for sample in samples if sample.labels.get("handler") == "bill"}
 
 
 @pytest.mark.parametrize(("text", "rate"), [("100/s", 100.0), ("30/m", 0.5), ("1.5 / s", 1.5), ("3600/h", 1.0)])
@@ -101,12 +113,15 @@ async def test_a_flood_of_dead_letters_stops_the_partition_loudly_and_goes_on_af
         await kit._fetch()
         before = len(kit.dead_letters(TOPIC))
         stopped = set(kit.broker.paused)
+        figures = samples_of(kit)
         await asyncio.sleep(1.0)
         await kit.settle()
         after = len(kit.dead_letters(TOPIC))
 
     assert stopped
     assert (before, after) == (4, 6)
+    assert figures["headwater_dead_floods_total"] == 1
+    assert figures["headwater_partitions_stopped"] == 0  # that is of topics which refuse records
     assert "too many records of bill die" in caplog.text
 
 

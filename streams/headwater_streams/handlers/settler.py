@@ -127,7 +127,7 @@ class Settler:
 
     async def _hold_back(self, record: Record, flood: FloodGuard, error: BaseException) -> None:
         tp = record.tp
-        self._metrics.stopped.add(tp)
+        self._metrics.dead_floods += 1
         self._control.pause([tp])
         logger.error(
             "%s[%d] is stopped for %.0f s: too many records of %s die, the last of: %s",
@@ -135,7 +135,6 @@ class Settler:
         )  # fmt: skip
         await asyncio.sleep(flood.pause)
         flood.reset(self._metrics.settled_by("done"))
-        self._metrics.stopped.discard(tp)
         self._control.resume([tp])
 
     def bury(self, record: Record, error: BaseException, reason: wire.Reason, done: Callable[[], None]) -> None:
