@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from headwater_schemas.errors import CacheUnavailable, UsageError
+from headwater_schemas.errors import CacheUnavailable, NotDecodable, SchemaMismatch, UsageError
 from headwater_streams import EventContext, Retry
 from headwater_streams.testing import StreamKit
 from streams.orders import OUT, TOPIC, memory_app, order, text
@@ -149,6 +149,27 @@ async def test_an_outage_pauses_and_dead_letters_nothing() -> None:
         dead = kit.dead_letters(TOPIC)
 
     assert dead == []
+
+
+@pytest.mark.parametrize("unreadable", [SchemaMismatch("an entry of an older schema"), NotDecodable("no Avro")])
+async def test_what_the_handler_cannot_read_elsewhere_is_tried_again_as_any_failure(unreadable: Exception) -> None:
+    app, errors, billed = memory_app(), [unreadable], []
+
+    @app.handler(TOPIC, retry=Retry("1s"))
+    async def bill(value: dict[str, Any]) -> None:
+        if errors:
+            raise errors.pop()  # as a cache does whose entry has another schema
+        billed.append(value["number"])
+
+    async with StreamKit(app) as kit:
+        kit.send(TOPIC, order("a", 0), key="a")
+        kit.send_raw(TOPIC, b"no record at all", key=b"b")
+        await kit.settle()
+        dead = kit.dead_letters(TOPIC)
+        await kit.advance("1s")
+
+    assert [(letter.key(), text(letter.headers(), "hw-reason")) for letter in dead] == [(b"b", "decode")]
+    assert billed == [0]
 
 
 async def test_a_handler_that_overruns_is_stopped_and_counts_as_timed_out() -> None:

@@ -15,6 +15,7 @@ from time import perf_counter
 from typing import Any
 
 from headwater_schemas.clock import Clock
+from headwater_schemas.errors import BadRecord
 from headwater_schemas.wire import Reason
 from headwater_streams.handlers.context import EventContext
 from headwater_streams.handlers.dependency import Dependencies, DependencyDown
@@ -156,7 +157,14 @@ class Attempts:
         """Do with a failed record what the policy says; the next error if it was tried again in place."""
         now = self._clock.time()
         first = record.first_failed_at or now
-        decision = decide(self._spec.retry, error, attempt=record.attempt, immediate=record.immediate, age=now - first)
+        decision = decide(
+            self._spec.retry,
+            error,
+            attempt=record.attempt,
+            immediate=record.immediate,
+            age=now - first,
+            unreadable=isinstance(error, BadRecord) and not self._reads(record),
+        )
         if isinstance(decision, Pause):
             await self._outage(record, error)
             return await self._attempt(record, worker)
@@ -174,6 +182,17 @@ class Attempts:
         if holding and record.lane.hold is None:
             await self._hold(record)
         return None
+
+    def _reads(self, record: Record) -> bool:
+        """Whether the record can be decoded: then a ``BadRecord`` was raised by the handler, about something else.
+
+        Found by decoding again, which fails alike and costs nothing while records can be read.
+        """
+        try:
+            self._decode(record.message.value())
+        except BadRecord:
+            return False
+        return True
 
     async def _hold(self, record: Record) -> None:
         """The record is dead and its key must not go on: say so where a restart finds it."""

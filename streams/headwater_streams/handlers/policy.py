@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from headwater_schemas.durations import Duration, seconds
 from headwater_schemas.errors import (
-    NotDecodable,
     RecordTooLarge,
     SchemaMismatch,
     Unavailable,
@@ -127,6 +126,7 @@ def decide(
     attempt: int,
     immediate: int,
     age: float,
+    unreadable: bool = False,
     uniform: Callable[[], float] = random.random,
 ) -> Decision:
     """The one place where a failed record's fate is decided. Pure.
@@ -135,13 +135,13 @@ def decide(
         attempt: failures before this one that ended in a delay tier (0 at the first).
         immediate: tries in place made since the last delay.
         age: seconds since the record first failed.
+        unreadable: the error is that of reading the record itself; the same error from inside the handler, about what
+            else it reads, is a failure like any other.
         uniform: a number in [0, 1), for the jitter.
     """
     # Bytes that cannot be read stay unreadable; a schema fix makes the second kind redrivable.
-    if isinstance(error, NotDecodable):
-        return Die("decode")
-    if isinstance(error, SchemaMismatch):
-        return Die("schema")
+    if unreadable:
+        return Die("schema" if isinstance(error, SchemaMismatch) else "decode")
     # An outage is nobody's fault: dead-lettering through it would empty the topic into the dead letters.
     if isinstance(error, Unavailable):
         return Pause()
