@@ -102,20 +102,18 @@ async def test_a_flood_of_dead_letters_stops_the_partition_loudly_and_goes_on_af
 ) -> None:
     app = memory_app()
 
-    @app.handler(TOPIC, retry=Retry(), concurrency=1, dead_limit=DeadLimit(records=5, pause="1s"))
+    @app.handler(TOPIC, retry=Retry(), concurrency=1, dead_limit=DeadLimit(records=5, pause="1h"))
     async def bill(value: dict[str, Any]) -> None:
         raise ValueError("the handler is broken")
 
     async with StreamKit(app) as kit:
-        await kit.settle()
         for number in range(6):
             kit.send(TOPIC, order(f"k{number}", number), key=f"k{number}")
-        await kit._fetch()
+        await kit.settle()
         before = len(kit.dead_letters(TOPIC))
         stopped = set(kit.broker.paused)
         figures = samples_of(kit)
-        await asyncio.sleep(1.0)
-        await kit.settle()
+        await kit.advance("1h")
         after = len(kit.dead_letters(TOPIC))
 
     assert stopped

@@ -226,4 +226,4 @@ class Attempts:
         record.outages += 1
         if record.outages == 1 or record.outages % 20 == 0:
             logger.warning("%s waits, nothing is dead-lettered: %s", self._spec.name, error)
-        await asyncio.sleep(min(0.05 * 2 ** min(record.outages, 7), 5.0))
+        await self._settler.waits.sleep(min(0.05 * 2 ** min(record.outages, 7), 5.0))

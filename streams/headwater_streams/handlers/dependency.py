@@ -17,6 +17,7 @@ from typing import Literal
 from headwater_schemas.clock import Clock
 from headwater_schemas.errors import BadRecord, Unavailable, UsageError
 from headwater_streams.handlers.policy import DeadLetter, HandlerTimeout, RetryLater
+from headwater_streams.handlers.waits import Waits
 from headwater_streams.handlers.worker import Worker
 
 __all__ = ["Breaker", "Dependencies", "DependencyDown"]
@@ -52,13 +53,13 @@ class Breaker:
         self._failures = 0
         self._probe_at = 0.0
         self._probing = False
-        self._closed = asyncio.Event()
-        self._closed.set()
+        self._closed = True
+        self._waits = Waits(clock)
 
     @property
     def state(self) -> State:
         """``open`` lets nobody through; ``half-open``: a probe was let through and has not told yet."""
-        if self._closed.is_set():
+        if self._closed:
             return "closed"
         return "half-open" if self._probing else "open"
 
@@ -67,34 +68,36 @@ class Breaker:
 
         The next turn comes by time alone: a probe may be cancelled, hang, or fail of its own record, and tell nothing.
         """
-        while not self._closed.is_set():
+        while not self._closed:
             now = self._clock.monotonic()
             left = self._probe_at - now
             if left <= 0:
                 self._probing = True
                 self._probe_at = now + self._probe_after
                 return
-            try:
-                await asyncio.wait_for(self._closed.wait(), left)
-            except TimeoutError:
-                continue
+            await self._waits.doze(left)
+
+    def ring(self) -> None:
+        """Let those look again whose turn it may be by the clock."""
+        self._waits.ring()
 
     def succeeded(self) -> None:
         """A call came back."""
         self._failures = 0
         self._probing = False
-        if not self._closed.is_set():
+        if not self._closed:
             logger.warning("%s answers again", self.name)
-            self._closed.set()
+            self._closed = True
+            self._waits.wake()
 
     def failed(self, error: BaseException) -> None:
         """A call did not."""
         self._failures += 1
         self._probing = False
         self._probe_at = self._clock.monotonic() + self._probe_after
-        if self._failures >= self._threshold and self._closed.is_set():
+        if self._failures >= self._threshold and self._closed:
             logger.error("%s is down, what needs it waits: %r", self.name, error)
-            self._closed.clear()
+            self._closed = False
 
 
 class Dependencies:
@@ -104,6 +107,9 @@ class Dependencies:
         breakers: every breaker of the app, by name.
         errors: exception classes by the dependency they tell of, e.g. ``{"payments": (httpx.TransportError,)}``.
         never: exceptions that are dead letters at once, see ``Retry``.
+
+    Attributes:
+        waiting: how many calls of the handler wait for a breaker.
     """
 
     def __init__(
@@ -116,6 +122,7 @@ class Dependencies:
         self._breakers = breakers
         self._clock = clock
         self._errors = dict(errors)
+        self.waiting = 0
         # What no waiting could mend.
         self._answers: tuple[type[BaseException], ...] = (*_DECISIONS, UsageError, BadRecord, *never)
         self._used = [self.breaker(name) for name in errors]
@@ -132,7 +139,19 @@ class Dependencies:
     async def enter(self) -> None:
         """Wait for those that the handler declares."""
         for breaker in self._used:
+            await self._enter(breaker)
+
+    def ring(self) -> None:
+        """Let those that wait look again at the clock."""
+        for breaker in self._breakers.values():
+            breaker.ring()
+
+    async def _enter(self, breaker: Breaker) -> None:
+        self.waiting += 1
+        try:
             await breaker.enter()
+        finally:
+            self.waiting -= 1
 
     def succeeded(self) -> None:
         """The handler returned, so what it declares has answered."""
@@ -157,7 +176,7 @@ class Dependencies:
         """Around calls of one dependency by the handler that ``worker`` runs; see ``EventContext.dependency``."""
         breaker = self.breaker(name)
         try:
-            await breaker.enter()
+            await self._enter(breaker)
             with self._judged(breaker, worker):
                 yield
         except asyncio.CancelledError:

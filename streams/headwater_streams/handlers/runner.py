@@ -169,13 +169,16 @@ class Runner:
     @property
     def busy(self) -> bool:
         """Whether something of it may still happen without a clock: a handler, a send, an acknowledgement."""
-        return len(self._workers) > len(self._idle) or bool(
+        waiting = len(self._settler.waits) + self._attempts.dependencies.waiting
+        return len(self._workers) - len(self._idle) > waiting or bool(
             self._settler.moving or self._lanes.ready or self._emitter.owing
         )
 
     def ring(self) -> None:
-        """Let go the retries that are due by the clock; the timers do it too, on the loop's own time."""
+        """Let go what waits for a time that is over by the clock; timers do it too, on the loop's own time."""
         self._returns.ring_all()
+        self._settler.waits.ring()
+        self._attempts.dependencies.ring()
 
     # -- partitions -----------------------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from headwater_streams.handlers.lanes import Origin, Record
 from headwater_streams.handlers.limits import DeadLimit, FloodGuard
 from headwater_streams.handlers.message import Headers
 from headwater_streams.handlers.policy import HandlerTimeout
+from headwater_streams.handlers.waits import Waits
 from headwater_streams.metrics import HandlerMetrics
 
 __all__ = ["PartitionControl", "Settler"]
@@ -46,6 +47,9 @@ class Settler:
     Args:
         fences: by partition; their epoch marks what the current assignment writes.
         on_parked: called when a parked record is acknowledged, hence settled.
+
+    Attributes:
+        waits: what of the handler waits for a time.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class Settler:
         self._outlet = outlet
         self._control = control
         self._clock = clock
+        self.waits = Waits(clock)
         self._metrics = metrics
         self._fences = fences
         self._on_parked = on_parked
@@ -133,7 +138,7 @@ class Settler:
             "%s[%d] is stopped for %.0f s: too many records of %s die, the last of: %s",
             tp.topic, tp.partition, flood.pause, self._handler, error,
         )  # fmt: skip
-        await asyncio.sleep(flood.pause)
+        await self.waits.sleep(flood.pause)
         flood.reset(self._metrics.settled_by("done"))
         self._control.resume([tp])
 

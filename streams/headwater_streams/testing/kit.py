@@ -157,7 +157,10 @@ class StreamKit:
         raise UsageError("the handlers do not come to rest: one waits for what the kit does not bring about")
 
     async def advance(self, duration: Duration) -> None:
-        """Turn the clock, and run what has become due."""
+        """Turn the clock, and run what has become due: retries, and what waits for a dependency or after a flood.
+
+        Once: what fails again then waits anew. ``rate``, ``timeout`` and batch handlers keep to real time.
+        """
         await self.settle()
         self.clock.advance(seconds(duration))
         self._ring()
