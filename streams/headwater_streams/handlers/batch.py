@@ -30,6 +30,7 @@ from headwater_streams.handlers.emitter import Emitter, Outlet, Prepare
 from headwater_streams.handlers.failure import header
 from headwater_streams.handlers.family import Family
 from headwater_streams.handlers.fences import Fences
+from headwater_streams.handlers.intake import take_new
 from headwater_streams.handlers.lanes import NOWHERE, Origin, Record
 from headwater_streams.handlers.message import Headers, Message
 from headwater_streams.handlers.partition_tasks import PartitionTasks
@@ -240,26 +241,13 @@ class BatchRunner:
 
     def feed(self, tp: TP, messages: list[Message]) -> None:
         """Take records of one partition. Returns at once; await ``room`` before the next."""
-        expected = self._positions.get(tp, 0)
-        if messages[0].offset() < expected:  # fetched twice, around a pause
-            messages = [message for message in messages if message.offset() >= expected]
-            if not messages:
-                return
-        fences = self._fences.get(tp.partition)
-        if fences is None:
-            return  # the partition left on the way here
-        self._positions[tp] = messages[-1].offset() + 1
-        done = fences.done_of(self.spec.name, tp)
-        if done is not None:
-            messages = [message for message in messages if message.offset() not in done]
-            if not messages:
-                return
+        messages = take_new(self.spec.name, tp, messages, self._positions, self._fences.get(tp.partition))
         if tp.topic == self.family.topic:
             self.metrics.consumed += len(messages)
         else:
             messages = [message for message in messages if self._is_redriven(message, tp)]
-            if not messages:
-                return
+        if not messages:
+            return
         self._queues.setdefault(tp, deque()).extend(messages)
         if self.in_flight >= self.spec.max_waiting:
             self._room.clear()

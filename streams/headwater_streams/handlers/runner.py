@@ -33,6 +33,7 @@ from headwater_streams.handlers.emitter import Emitter, Outlet, Prepare
 from headwater_streams.handlers.failure import HOLDS
 from headwater_streams.handlers.family import Family
 from headwater_streams.handlers.fences import Fences, original_offset
+from headwater_streams.handlers.intake import take_new
 from headwater_streams.handlers.lane_table import LaneTable
 from headwater_streams.handlers.lanes import Lane, Origin, Record
 from headwater_streams.handlers.message import Message
@@ -255,20 +256,10 @@ class Runner:
 
     def feed(self, tp: TP, messages: list[Message]) -> None:
         """Take records of one partition, in offset order. Returns at once; await ``room`` before the next batch."""
-        expected = self._positions.get(tp, 0)
-        if messages[0].offset() < expected:  # fetched twice, around a pause
-            messages = [message for message in messages if message.offset() >= expected]
-            if not messages:
-                return
         fences = self._fences.get(tp.partition)
-        if fences is None:
-            return  # the partition left on the way here
-        self._positions[tp] = messages[-1].offset() + 1
-        done = fences.done_of(self.spec.name, tp) if fences.done else None
-        if done is not None:
-            messages = [message for message in messages if message.offset() not in done]
-            if not messages:
-                return
+        messages = take_new(self.spec.name, tp, messages, self._positions, fences)
+        if fences is None or not messages:
+            return
         if tp.topic == self.family.topic:
             self.metrics.consumed += len(messages)
             self._batches.append((tp, messages))
