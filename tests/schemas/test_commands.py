@@ -159,6 +159,29 @@ def test_schemas_generate_writes_once_and_sees_drift(headwater: Run, folder: Pat
     assert "run headwater schemas generate" in stale.err
 
 
+def test_schemas_generate_writes_the_structs_of_the_folders_in_the_settings(
+    headwater: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topics_only = tmp_path / "topics-only"
+    topics_only.mkdir()
+    (topics_only / "topics.toml").touch()
+    monkeypatch.setenv("HEADWATER_CONTRACTS", f"{folder}:{topics_only}")
+
+    assert headwater("schemas", "generate", "--check").code == 1
+    assert headwater("schemas", "generate").code == 0
+
+    assert "class Note(" in (folder / "events.py").read_text("utf-8")
+    assert not (topics_only / "events.py").exists()
+
+
+def test_schemas_generate_of_two_folders_writes_no_single_module(headwater: Run, folder: Path, tmp_path: Path) -> None:
+    folders = ("--contracts", str(folder), "--contracts", str(folder))
+    result = headwater("schemas", "generate", *folders, "--output", str(tmp_path / "events.py"))
+
+    assert result.code == 2
+    assert "--output names one module and 2 folders are given" in result.err
+
+
 def test_schemas_generate_without_contracts_is_wrong_usage(headwater: Run, tmp_path: Path) -> None:
     result = headwater("schemas", "generate", "--contracts", str(tmp_path))
 

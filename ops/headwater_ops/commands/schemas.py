@@ -70,31 +70,52 @@ def register(as_json: AsJson = False) -> None:
 @app.command()
 def generate(
     contracts: Annotated[
-        Path | None, typer.Option("--contracts", help="A contract folder; default: the shipped one.")
+        list[Path] | None,
+        typer.Option(
+            "--contracts", help="A contract folder; default: those of HEADWATER_CONTRACTS, else the shipped one."
+        ),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="The module to write; default: events.py in the folder.")] = None,
-    check: Annotated[
-        bool, typer.Option("--check", help="Write nothing; exit code 1 if the file would change.")
-    ] = False,
+    output: Annotated[
+        Path | None, typer.Option(help="The module to write, of one folder; default: events.py in the folder.")
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit code 1 if a file would change.")] = False,
 ) -> None:
     """Write the typed events (msgspec structs) of a contract folder as a Python module."""
-    from headwater_schemas.catalogue import PACKAGE_FOLDER, read_contracts
+    folders = contracts or _folders_of_settings()
+    if output is not None and len(folders) > 1:
+        raise UsageError(f"--output names one module and {len(folders)} folders are given: pass one to --contracts")
+    stale = [folder for folder in folders if not _generated(folder, output or folder / "events.py", write=not check)]
+    if stale:
+        raise typer.Exit(1)
+
+
+def _folders_of_settings() -> list[Path]:
+    """Where typed events belong: a folder that only names topics has none."""
+    from headwater_schemas.catalogue import PACKAGE_FOLDER
+    from headwater_schemas.settings import Environment
+
+    named = Environment().paths("HEADWATER_CONTRACTS") or (PACKAGE_FOLDER,)
+    return [folder for folder in named if any((folder / "contracts").glob("*.avsc"))] or list(named)
+
+
+def _generated(folder: Path, target: Path, *, write: bool) -> bool:
+    """Whether ``target`` is what the contracts of ``folder`` say, in the end."""
+    from headwater_schemas.catalogue import read_contracts
     from headwater_schemas.generate import module_source
 
-    folder = contracts or PACKAGE_FOLDER
     schemas = read_contracts(folder)
     if not schemas:
         raise UsageError(f"{folder} has no contracts/*.avsc: pass a contract folder to --contracts")
-    target = output or folder / "events.py"
     source = module_source(schemas.values())
     if target.exists() and target.read_text("utf-8") == source:
         typer.echo(f"{target} is up to date")
-    elif check:
+        return True
+    if not write:
         typer.echo(f"{target} is not what the contracts say: run headwater schemas generate", err=True)
-        raise typer.Exit(1)
-    else:
-        target.write_text(source, "utf-8")
-        typer.echo(f"wrote {target}")
+        return False
+    target.write_text(source, "utf-8")
+    typer.echo(f"wrote {target}")
+    return True
 
 
 def _folders(contracts: list[Path] | None) -> list[Path]:
