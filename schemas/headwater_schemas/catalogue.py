@@ -14,6 +14,11 @@ A contract folder holds ``topics.toml`` and ``contracts/<Record>.avsc``. ``topic
     cleanup = "delete"              # default; or "compact", "compact,delete"
     compatibility = "FULL"          # default BACKWARD_TRANSITIVE
 
+A later folder may change how a topic that comes with Headwater is kept: all that a table can name but the schema::
+
+    [topics."tasks"]
+    partitions = 24
+
 A contract stands alone: it defines every type that it uses. What is in the file is what gets registered.
 """
 
@@ -26,7 +31,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 import fastavro
 from fastavro.schema import SchemaParseException, UnknownType
@@ -173,24 +178,34 @@ class Catalogue:
     def load(cls, *folders: Path | str) -> Catalogue:
         """The catalogue of these contract folders; without any, as ``from_env``. Reads files, so it blocks shortly.
 
+        Folders after ``PACKAGE_FOLDER`` may change the options of its topics, each topic once.
+
         Raises:
-            UsageError: a file is missing or wrong; the message names the file, the topic and what to write.
+            UsageError: a file is missing or wrong, or a name is given twice; the message names the file, the topic and
+                what to write.
             UnknownSchema: a topic names a contract that no folder has.
         """
         if not folders:
             return cls.from_env()
         schemas: dict[str, Schema] = {}
         topics: dict[str, TopicSpec] = {}
+        changeable: set[str] = set()
         for folder in map(Path, folders):
             for name, schema in read_contracts(folder).items():
                 _add(schemas, name, schema, "contract", folder)
-            for spec in _read_topics(folder / "topics.toml"):
-                _add(topics, spec.name, spec, "topic", folder)
+            for table in _read_topics(folder / "topics.toml"):
+                if table.name in changeable:
+                    topics[table.name] = table.changing(topics[table.name])
+                    changeable.remove(table.name)
+                else:
+                    _add(topics, table.name, table.spec(), "topic", folder)
+            if folder.resolve() == PACKAGE_FOLDER.resolve():
+                changeable.update(topics)
         return cls(topics, schemas)
 
     @classmethod
     def from_env(cls, env: Environment | None = None) -> Catalogue:
-        """The shipped contracts and those of the folders in ``HEADWATER_CONTRACTS``.
+        """The shipped contracts and those of the folders in ``HEADWATER_CONTRACTS``, which may change shipped topics.
 
         Raises:
             UsageError: as ``load``.
@@ -276,7 +291,56 @@ def _checked_schema(schema: Any, where: str) -> Schema:
     return schema
 
 
-def _read_topics(path: Path) -> list[TopicSpec]:
+class _Table(NamedTuple):
+    """The table of one topic in a file.
+
+    Args:
+        where: the file and the line, for errors.
+        name: the topic.
+        options: what the table says itself.
+        defaults: what the file says for its topics.
+    """
+
+    where: str
+    name: str
+    options: dict[str, Any]
+    defaults: dict[str, Any]
+
+    def spec(self) -> TopicSpec:
+        """The topic that it declares."""
+        options = self._checked(self.defaults | self.options)
+        if "schema" not in options:
+            raise UsageError(f'{self.where}: schema is missing; write schema = "<Record>", a file of contracts/')
+        return self._made(options)
+
+    def changing(self, shipped: TopicSpec) -> TopicSpec:
+        """The shipped topic, with what the table says itself: the file's defaults are for topics of its own."""
+        options = self._checked(self.options)
+        if options.get("schema", shipped.schema) != shipped.schema:
+            changeable = ", ".join(option for option in _OPTIONS if option != "schema")
+            raise UsageError(
+                f"{self.where}: this topic comes with Headwater and carries {shipped.schema}, "
+                f"not {options['schema']!r}: change its {changeable}, "
+                "or give a topic of your own another name"
+            )
+        return self._made({option: getattr(shipped, option) for option in _OPTIONS} | options)
+
+    def _checked(self, options: dict[str, Any]) -> dict[str, Any]:
+        for option in options:
+            if option not in _OPTIONS:
+                raise UsageError(f"{self.where}: unknown option {option!r}; {_nearest(option, _OPTIONS)}")
+        if "retention" in options:
+            return options | {"retention": _retention(self.where, options["retention"])}
+        return options
+
+    def _made(self, options: dict[str, Any]) -> TopicSpec:
+        try:
+            return TopicSpec(name=self.name, **options)
+        except UsageError as exc:
+            raise UsageError(f"{self.where}: {exc}") from exc
+
+
+def _read_topics(path: Path) -> list[_Table]:
     try:
         text = path.read_text("utf-8")
         document = tomllib.loads(text)
@@ -288,31 +352,17 @@ def _read_topics(path: Path) -> list[TopicSpec]:
     if unknown:
         raise UsageError(f'{path}: unknown table [{unknown[0]}]; write [topics."<topic>"] or [defaults]')
     defaults = _table(path, "[defaults]", document.get("defaults", {}))
-    specs = []
-    for name, table in _table(path, "[topics]", document.get("topics", {})).items():
+    tables = []
+    for name, options in _table(path, "[topics]", document.get("topics", {})).items():
         where = f'{path}, line {_line_of(text, name)}, [topics."{name}"]'
-        specs.append(_spec(where, name, defaults | _table(path, where, table)))
-    return specs
+        tables.append(_Table(where, name, _table(path, where, options), defaults))
+    return tables
 
 
 def _table(path: Path, what: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UsageError(f"{path}: {what} must be a table, not {value!r}")
     return value
-
-
-def _spec(where: str, name: str, options: dict[str, Any]) -> TopicSpec:
-    for option in options:
-        if option not in _OPTIONS:
-            raise UsageError(f"{where}: unknown option {option!r}; {_nearest(option, _OPTIONS)}")
-    if "schema" not in options:
-        raise UsageError(f'{where}: schema is missing; write schema = "<Record>", a file of contracts/')
-    if "retention" in options:
-        options["retention"] = _retention(where, options["retention"])
-    try:
-        return TopicSpec(name=name, **options)
-    except UsageError as exc:
-        raise UsageError(f"{where}: {exc}") from exc
 
 
 def _retention(where: str, value: Any) -> float | None:

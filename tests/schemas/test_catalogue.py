@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from headwater_schemas.catalogue import Catalogue, TopicSpec, read_contracts
+from headwater_schemas.catalogue import PACKAGE_FOLDER, Catalogue, TopicSpec, read_contracts
 from headwater_schemas.errors import UnknownSchema, UnknownTopic, UsageError
 from headwater_schemas.settings import Environment
 
@@ -141,6 +142,52 @@ def test_a_topic_or_contract_declared_twice_is_refused(tmp_path: Path) -> None:
         Catalogue.load(first, second)
     with pytest.raises(UsageError, match="schema 'Note' is declared twice"):
         Catalogue.of(topics=[], schemas=[NOTE, NOTE])
+
+
+def test_a_later_folder_changes_the_options_that_it_names_of_a_shipped_topic(tmp_path: Path) -> None:
+    topics = """
+        [defaults]
+        partitions = 6
+        retention = "1d"
+
+        [topics."tasks"]
+        partitions = 24
+        min_insync_replicas = 2
+
+        [topics."headwater.audit"]
+        schema = "OperatorAction"
+        retention = "forever"
+    """
+    shipped = Catalogue.load(PACKAGE_FOLDER)
+
+    loaded = Catalogue.load(PACKAGE_FOLDER, folder(tmp_path, topics))
+
+    assert loaded.topic("tasks") == replace(shipped.topic("tasks"), partitions=24, min_insync_replicas=2)
+    assert loaded.topic("headwater.audit") == replace(shipped.topic("headwater.audit"), retention=None)
+    changed = {"tasks", "headwater.audit"}
+    assert {spec for spec in shipped.topics() if spec.name not in changed} <= set(loaded.topics())
+
+
+def test_a_shipped_topic_keeps_its_schema_and_the_error_says_what_may_change(tmp_path: Path) -> None:
+    made = folder(tmp_path, '[topics."tasks"]\nschema = "Note"\npartitions = 24\n', NOTE)
+
+    with pytest.raises(UsageError, match=r"line 1.*carries TaskSubmitted, not 'Note': change its partitions,"):
+        Catalogue.load(PACKAGE_FOLDER, made)
+
+
+def test_a_wrong_change_of_a_shipped_topic_says_where_and_what_to_write(tmp_path: Path) -> None:
+    wrong = {"partitons = 2": "did you mean 'partitions'", "partitions = 0": "must be a whole number"}
+    for number, (option, message) in enumerate(wrong.items()):
+        made = folder(tmp_path / f"{number}", f'[topics."tasks"]\n{option}\n')
+        with pytest.raises(UsageError, match=f"line 1.*{message}"):
+            Catalogue.load(PACKAGE_FOLDER, made)
+
+
+def test_two_folders_that_change_one_shipped_topic_are_refused(tmp_path: Path) -> None:
+    first, second = (folder(tmp_path / name, '[topics."tasks"]\nschema = "TaskSubmitted"\n') for name in "ab")
+
+    with pytest.raises(UsageError, match=r"topic 'tasks' is declared twice, again in .*/b"):
+        Catalogue.load(PACKAGE_FOLDER, first, second)
 
 
 def test_a_folder_without_a_topics_file_is_refused(tmp_path: Path) -> None:
