@@ -23,7 +23,7 @@ import fastavro
 import msgspec
 from fastavro import schemaless_reader, schemaless_writer
 
-from headwater_schemas.catalogue import Catalogue
+from headwater_ops.demo.catalogue import demo_catalogue
 from headwater_schemas.codec import Codec
 from headwater_schemas.registry import LocalRegistry
 
@@ -55,7 +55,7 @@ class Flight(msgspec.Struct):
 
 def subjects() -> dict[str, tuple[Callable[[Any], object], object]]:
     """What is timed: a function and its argument; ``bare …`` are the denominators."""
-    codec = Codec(Catalogue.load(), LocalRegistry())
+    codec = Codec(demo_catalogue(), LocalRegistry())
     parsed = fastavro.parse_schema(codec.catalogue.schema("FlightDeparted"))
     encode, decode, decode_typed = codec.encoder(TOPIC), codec.decoder(TOPIC), codec.decoder(TOPIC, Flight)
     framed = encode(EVENT)

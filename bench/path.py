@@ -43,6 +43,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from headwater_cache import AvroValues, EntityCache, RedisSettings
+from headwater_ops.demo.catalogue import demo_catalogue
 from headwater_ops.stack import Endpoints, Stack
 from headwater_producers import EventProducer, ProducerSettings
 from headwater_schemas.catalogue import Catalogue, TopicSpec
@@ -97,8 +98,8 @@ class Names:
         self.entity = f"flight-{run}"
         self.events = f"departed.{run}"
         self.changes = f"{self.entity}.changes"
-        shipped = Catalogue.load()
-        schemas = [shipped.schema(name) for name in ("FlightDeparted", "ChangeEvent")]
+        known = demo_catalogue()
+        schemas = [known.schema(name) for name in ("FlightDeparted", "ChangeEvent")]
         topics = [
             TopicSpec(self.events, "FlightDeparted", partitions=PARTITIONS),
             TopicSpec(self.changes, "ChangeEvent", partitions=PARTITIONS),

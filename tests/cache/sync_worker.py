@@ -17,7 +17,7 @@ from headwater_streams.cache_sync import sync_cache
 def codec() -> Codec:
     """Every process counts its schemas alike: change events are number one."""
     codec = Codec(Catalogue.from_env(Environment({})), LocalRegistry())
-    codec.encoder("plane.changes")
+    codec.encoder("task.changes")
     return codec
 
 

@@ -35,7 +35,7 @@ def test_a_change_event_keeps_its_payload() -> None:
         "entity": "flight", "key": "UA1", "version": 9, "op": "UPSERT", "schema_id": 3, "value": b"\x01",
         "source": "test", "occurred_at": datetime(2013, 1, 1, tzinfo=UTC),
     }  # fmt: skip
-    framed = CODEC.encoder("flight.changes")(event)
+    framed = CODEC.encoder("task.changes")(event)
 
     assert decoder().decode(b"UA1", framed, AT) == Change("UA1", version(9), b"\x01", 3, AT, 1356998400.0)
     view = decoder(epoch=1).decode(b"UA1", framed, AT)

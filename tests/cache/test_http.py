@@ -16,11 +16,12 @@ from cache.table import Table
 from headwater_cache import EntityCache, Loaded
 from headwater_cache.testing import MemoryLog
 from headwater_ops.cache_api import cache_router
+from headwater_ops.demo.catalogue import CONTRACT_FOLDER
 from headwater_schemas.settings import Environment
 from headwater_tasks.http import problems
 from headwater_tasks.http.keys import ApiKeys, new_key
 
-ENTITY = "plane"  # its change topic is in the catalogue
+ENTITY = "plane"  # its change topic is in the catalogue, with the demo's contracts
 
 
 @pytest.fixture
@@ -44,10 +45,11 @@ async def cache(redis_url: str, table: Table) -> AsyncIterator[EntityCache[int]]
 
 
 def made_for(redis_url: str) -> FastAPI:
+    env = Environment({"HEADWATER_REDIS_URL": redis_url, "HEADWATER_CONTRACTS": str(CONTRACT_FOLDER)})
     app = FastAPI()
     app.state.keys = None
     problems.install(app)
-    app.include_router(cache_router(Environment({"HEADWATER_REDIS_URL": redis_url})))
+    app.include_router(cache_router(env))
     return app
 
 

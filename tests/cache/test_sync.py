@@ -61,7 +61,7 @@ class Place:
     def change(self, *changes: tuple[str, int | None]) -> None:
         """Acknowledged change events."""
         producer = Producer({"bootstrap.servers": self.bootstrap, "acks": "all"})
-        encode = self.codec.encoder("plane.changes")
+        encode = self.codec.encoder("task.changes")
         for key, value in changes:
             event = {
                 "entity": self.entity,

@@ -8,11 +8,11 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from headwater_ops.demo.catalogue import demo_catalogue
 from headwater_ops.demo.dataset import Dataset
 from headwater_ops.demo.entities import entity_values
 from headwater_ops.demo.events import DemoEvent, flight_id, references, replay, zones
 from headwater_ops.demo.topics import ARRIVED, CANCELLED, DEPARTED, SCHEDULED, WEATHER
-from headwater_schemas.catalogue import PACKAGE_FOLDER, Catalogue
 from headwater_schemas.codec import Codec
 from headwater_schemas.registry import LocalRegistry
 
@@ -51,7 +51,7 @@ def test_events_come_in_the_order_of_time(events: list[DemoEvent]) -> None:
 
 
 def test_every_event_and_reference_fits_its_contract(year: Dataset, events: list[DemoEvent]) -> None:
-    codec = Codec(Catalogue.load(PACKAGE_FOLDER), LocalRegistry())
+    codec = Codec(demo_catalogue(), LocalRegistry())
     decoders = {topic: codec.decoder(topic) for topic in {event.topic for event in events}}
     assert set(decoders) == {SCHEDULED, DEPARTED, ARRIVED, CANCELLED, WEATHER}
     for event in events:

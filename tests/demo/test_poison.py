@@ -6,11 +6,11 @@ from collections import Counter
 
 import pytest
 
+from headwater_ops.demo.catalogue import demo_catalogue
 from headwater_ops.demo.dataset import Dataset
 from headwater_ops.demo.events import DemoEvent, replay
 from headwater_ops.demo.poison import POISON_RECORDS, Poison, Poisoner
 from headwater_ops.demo.topics import FLIGHT_TOPICS
-from headwater_schemas.catalogue import PACKAGE_FOLDER, Catalogue
 from headwater_schemas.codec import Codec
 from headwater_schemas.errors import NotDecodable, SchemaMismatch
 from headwater_schemas.registry import LocalRegistry
@@ -18,7 +18,7 @@ from headwater_schemas.registry import LocalRegistry
 
 @pytest.fixture(scope="module")
 def codec() -> Codec:
-    return Codec(Catalogue.load(PACKAGE_FOLDER), LocalRegistry())
+    return Codec(demo_catalogue(), LocalRegistry())
 
 
 @pytest.fixture(scope="module")

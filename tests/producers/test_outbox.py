@@ -203,13 +203,13 @@ def test_the_columns_are_debeziums(engine: Engine, outbox: Outbox, topic_name: s
 def test_an_outbox_of_the_settings_uses_the_registry_that_they_name_and_closes_it(
     engine: Engine, env: Environment
 ) -> None:
-    with Outbox.from_env(source="weather-service", env=env) as outbox, Session(engine) as session, session.begin():
-        with pytest.raises(InvalidValue, match="airport"):
-            outbox.add(session, "weather.observed", {}, "EWR")
+    with Outbox.from_env(source="auditor", env=env) as outbox, Session(engine) as session, session.begin():
+        with pytest.raises(InvalidValue, match="actor"):
+            outbox.add(session, "headwater.audit", {"at": datetime.now(UTC)}, "k")
     registry = outbox._own_registry
     assert registry is not None
     with pytest.raises(UsageError, match="closed"):
-        registry.register("weather.observed-value", SCHEMA)
+        registry.register("headwater.audit-value", SCHEMA)
 
 
 def test_what_is_wrong_is_said_before_the_transaction_knows_of_it(

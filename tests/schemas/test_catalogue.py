@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from headwater_ops.demo.catalogue import demo_catalogue
 from headwater_schemas.catalogue import PACKAGE_FOLDER, Catalogue, TopicSpec, read_contracts
 from headwater_schemas.errors import UnknownSchema, UnknownTopic, UsageError
 from headwater_schemas.settings import Environment
@@ -209,3 +210,24 @@ def test_the_shipped_catalogue_loads() -> None:
 
     assert shipped.schema("ChangeEvent")["namespace"] == "headwater"
     assert {spec.schema for spec in shipped.topics()} <= set(shipped.schemas())
+
+
+def test_what_ships_is_what_headwater_itself_needs_and_leaves_the_other_names_to_its_users(tmp_path: Path) -> None:
+    assert {spec.name for spec in Catalogue.load(PACKAGE_FOLDER).topics()} == {
+        *("tasks", "task.control", "task.changes"),
+        "headwater.audit",
+    }
+
+    flight = NOTE | {"name": "Flight"}
+    loaded = Catalogue.load(
+        PACKAGE_FOLDER, folder(tmp_path, '[topics."flights.departed"]\nschema = "Flight"\n', flight)
+    )
+
+    assert loaded.schema("Flight") == flight
+
+
+def test_the_demo_brings_its_contracts_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADWATER_CONTRACTS", "/nowhere")
+
+    assert demo_catalogue().topic("flights.departed").schema == "FlightDeparted"
+    assert {spec.schema for spec in demo_catalogue().topics()} <= set(demo_catalogue().schemas())

@@ -527,7 +527,7 @@ def test_the_settings_make_a_codec(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADWATER_REGISTRY_URL", "http://127.0.0.1:9/apis/ccompat/v7")
 
     with pytest.raises(RegistryUnavailable):
-        Codec.from_env().encoder("flight.changes")
+        Codec.from_env().encoder("task.changes")
 
 
 def test_one_schema_serves_several_topics() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from headwater_cache import EntityCache
+from headwater_ops.demo.catalogue import CONTRACT_FOLDER
 from headwater_ops.stack import Endpoints
 from headwater_schemas.catalogue import Catalogue
 from headwater_schemas.errors import Unavailable
@@ -26,7 +27,7 @@ from tasks.real import Workers, running_worker, worker_process
 @pytest.fixture(scope="session")
 def topics(endpoints: Endpoints) -> Environment:
     """Settings of a stack that has the topics of the tasks."""
-    env = Environment(endpoints.settings())
+    env = Environment(endpoints.settings() | {"HEADWATER_CONTRACTS": str(CONTRACT_FOLDER)})  # to emit what is no task
     # Fewer partitions than are shipped: every worker of a test makes as many topics of its own of each.
     names = (TASKS, CONTROL, CHANGES)
     declared = [replace(spec, partitions=2) for spec in Catalogue.from_env(env).topics() if spec.name in names]

@@ -11,8 +11,8 @@ import httpx
 import pytest
 from prometheus_client import REGISTRY
 
+from headwater_ops.demo.catalogue import demo_catalogue
 from headwater_ops.stack import Stack
-from headwater_schemas.catalogue import Catalogue
 from headwater_schemas.settings import Environment, KafkaSettings
 from headwater_schemas.topics import admin_client, apply, plan
 from headwater_tasks import TaskClient, TaskContext, task
@@ -179,9 +179,9 @@ async def test_what_is_not_there_is_a_problem_too(http: httpx.AsyncClient) -> No
 
 @pytest.fixture
 def cancelled(env: Environment) -> str:
-    """A topic of the catalogue, on the broker."""
+    """A topic of the demo, on the broker."""
     admin = admin_client(KafkaSettings.from_env(env))
-    apply(plan([Catalogue.from_env(env).topic("flights.cancelled")], admin), admin)
+    apply(plan([demo_catalogue().topic("flights.cancelled")], admin), admin)
     return "/v1/events/flights.cancelled"
 
 

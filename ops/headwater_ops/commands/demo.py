@@ -74,12 +74,15 @@ def _print(result: Result, as_json: bool) -> None:
 
 
 def _serve(endpoints: Endpoints, demo: Demo) -> None:
+    from headwater_ops.demo.catalogue import CONTRACT_FOLDER
+
     lines = [
         "still up; ^C stops everything",
         f"  worker   {demo.worker.url}/metrics  /readyz  /livez",
         f"  registry {endpoints.registry_url}/subjects",
         "in another shell:",
         *(f"  export {name}={value}" for name, value in endpoints.settings().items()),
+        f"  export HEADWATER_CONTRACTS={CONTRACT_FOLDER}",
         "  headwater cache get flight 2013-01-01-UA-1545-EWR",
         "  headwater tail airport-board.changes",
     ]

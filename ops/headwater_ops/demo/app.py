@@ -22,6 +22,7 @@ from faust.types import TP
 
 from headwater_cache import EntityCache, RedisSettings
 from headwater_ops.demo.boards import legs_by_airport
+from headwater_ops.demo.catalogue import demo_catalogue
 from headwater_ops.demo.delays import DelayReport, ReportDeskBusy, delayed_event, is_late, stumbles, summary
 from headwater_ops.demo.entities import BOARD, CONTRACTS, FLIGHT, Entities
 from headwater_ops.demo.flights import events_known
@@ -41,7 +42,7 @@ __all__ = ["app"]
 
 Value = dict[str, Any]
 
-app = StreamApp(GROUP)
+app = StreamApp(GROUP, catalogue=demo_catalogue())
 
 
 @cache

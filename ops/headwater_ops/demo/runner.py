@@ -15,6 +15,7 @@ from headwater_cache import RedisSettings
 from headwater_cache.topology import sync_client
 from headwater_ops.collector import calm
 from headwater_ops.demo.backlog import Backlog
+from headwater_ops.demo.catalogue import demo_catalogue
 from headwater_ops.demo.dataset import Dataset
 from headwater_ops.demo.entities import AIRLINE, AIRPORT, CONTRACTS, FLIGHT, PLANE, Entities
 from headwater_ops.demo.figures import Figures, quantile
@@ -28,10 +29,10 @@ from headwater_ops.demo.visibility import Visibility
 from headwater_ops.demo.worker import DemoWorker, Metrics
 from headwater_producers import EventProducer, ProducerSettings
 from headwater_schemas import topics as admin
-from headwater_schemas.catalogue import Catalogue
 from headwater_schemas.clock import SystemClock
 from headwater_schemas.codec import Codec
 from headwater_schemas.errors import Unavailable, UsageError
+from headwater_schemas.registry import Registry
 from headwater_schemas.settings import Environment, KafkaSettings
 from headwater_schemas.wire import change_topic
 from headwater_streams.transport.log import Log
@@ -76,7 +77,7 @@ class Demo:
         self._env = Environment(self.settings)
         self._kafka = KafkaSettings.from_env(self._env)
         self.stages = stages
-        self._codec = Codec.from_env(self._env)
+        self._codec = Codec(demo_catalogue(), Registry.from_env(self._env))
         self._open = ExitStack()
         self._open.callback(self._codec.registry.close)
         self.worker = DemoWorker(folder)
@@ -131,9 +132,9 @@ class Demo:
                 f"{', '.join(used)} hold records already, and the demo's figures would count them too: "
                 "run it on servers of its own, as `headwater demo` does"
             )
-        catalogue: Catalogue = self._codec.catalogue
         client = admin.admin_client(self._kafka)
-        admin.apply(admin.plan([catalogue.topic(name) for name in (*_OWN_TOPICS, *_TASK_TOPICS)], client), client)
+        wanted = [self._codec.catalogue.topic(name) for name in (*_OWN_TOPICS, *_TASK_TOPICS)]
+        admin.apply(admin.plan(wanted, client), client)
 
     def _await_views(self, entities: Entities) -> None:
         """Until every view has caught up with its log, so that a miss means not found."""
