@@ -276,7 +276,7 @@ def ends(log: KafkaConsumer, topic: str) -> int:
 
 def logged(place: Place, topic: str) -> dict[str, int]:
     """What the log says of each key, read by another client."""
-    decode = place.codec.decoder("plane.changes")
+    decode = place.codec.decoder()
     held: dict[str, int] = {}
     for record in read_all(place.bootstrap, topic, 2):
         key = record.key.decode()
