@@ -17,7 +17,7 @@ import msgspec
 
 from headwater_schemas.durations import Duration, seconds
 from headwater_schemas.errors import UsageError
-from headwater_streams import Retry
+from headwater_streams import DeadLetter, Retry
 from headwater_tasks.names import check_type
 
 __all__ = ["TaskFunction", "task"]
@@ -60,9 +60,12 @@ class TaskFunction(Generic[P, R]):
         """The payload of a submission as the function wants it.
 
         Raises:
-            msgspec.MsgspecError: it does not fit; names the field.
+            DeadLetter: it does not fit; names the field.
         """
-        return self._decoder.decode(data)
+        try:
+            return self._decoder.decode(data)
+        except msgspec.MsgspecError as exc:
+            raise DeadLetter(f"the payload does not fit: {exc}") from exc
 
 
 def task(

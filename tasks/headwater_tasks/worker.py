@@ -239,9 +239,6 @@ class TaskWorker:
         except asyncio.CancelledError:
             if not context.release():
                 raise
-        except msgspec.MsgspecError as exc:
-            error = DeadLetter(f"the payload does not fit: {exc}")
-            error.__cause__ = exc
         except Exception as exc:
             error = exc
         context.release()

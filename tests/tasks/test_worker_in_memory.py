@@ -139,6 +139,24 @@ async def test_a_payload_that_does_not_fit_is_dead_at_once_and_names_the_field()
         assert b"$.number" in (header(dead.headers(), wire.HW_EXCEPTION_MESSAGE) or b"")
 
 
+async def test_an_answer_that_a_task_cannot_decode_is_an_error_like_others() -> None:
+    answers = [b"<html>502 Bad Gateway</html>", b'{"pages": "three"}', b'{"pages": 3}']
+
+    @task("partner.ask", retry=Retry("1s", "1s"))
+    async def ask(payload: Invoice) -> dict[str, int]:
+        return msgspec.json.decode(answers.pop(0), type=dict[str, int])
+
+    async with bench(ask) as worker:
+        id_ = worker.submit(ask.type, b'{"number": 7}')
+        await worker.kit.settle()
+        assert "DecodeError" in (worker.last(id_).error or "")
+        await worker.kit.advance("1s")
+        assert "ValidationError" in (worker.last(id_).error or "")
+        await worker.kit.advance("1s")
+
+        assert worker.states(id_) == ["RETRY_WAIT", "RETRY_WAIT", "SUCCEEDED"]
+
+
 @pytest.mark.parametrize("result", [object(), "x" * 300_000])
 async def test_a_result_that_cannot_be_kept_is_dead(result: Any) -> None:
     @task("a.b")
