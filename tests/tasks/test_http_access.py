@@ -150,6 +150,19 @@ def test_a_wrong_key_file_is_refused_with_what_is_wrong(tmp_path: Path, text: st
     assert "hw_secret" not in str(refused.value)
 
 
+@pytest.mark.parametrize("scope", ["dead-letters:read", "dead-letters:write", "lag:read"])
+def test_a_scope_that_no_route_asks_for_is_refused_and_the_others_are_named(tmp_path: Path, scope: str) -> None:
+    path = tmp_path / "keys.toml"
+    path.write_text(f"[keys.operator]\nsha256 = '{hash_of('x')}'\nscopes = ['tasks:read', '{scope}']")
+
+    with pytest.raises(SettingError) as refused:
+        ApiKeys.load(path)
+
+    assert "[keys.operator]" in str(refused.value)
+    assert f"no scope '{scope}'" in str(refused.value)
+    assert "tasks:read, tasks:write, events:write, cache:read, cache:write or" in str(refused.value)
+
+
 def test_a_missing_key_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="cannot be read"):
         ApiKeys.load(tmp_path / "none.toml")

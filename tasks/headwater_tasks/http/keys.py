@@ -29,10 +29,7 @@ Scope = Literal[
     "tasks:read",  # see tasks, their lists, histories and events
     "tasks:write",  # submit, cancel and retry
     "events:write",  # emit events; events:write:<topic> allows one topic
-    "dead-letters:read",
-    "dead-letters:write",
-    "lag:read",
-    "cache:read",
+    "cache:read",  # what caches hold, and why a key reads as it does
     "cache:write",  # invalidate
 ]
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
