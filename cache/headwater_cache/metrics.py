@@ -6,6 +6,8 @@ from typing import Literal
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from headwater_schemas.metrics import BUCKETS
+
 __all__ = [
     "APPLY",
     "BLOOM_BYPASS",
@@ -53,8 +55,6 @@ MetricName = Literal[
     "headwater_cache_version_conflict_total",  # entries and writes of another version domain
 ]
 
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
-
 
 def _counter(name: MetricName, text: str, *labels: str) -> Counter:
     return Counter(name, text, labels)
@@ -65,7 +65,7 @@ def _gauge(name: MetricName, text: str, *labels: str) -> Gauge:
 
 
 def _histogram(name: MetricName, text: str, *labels: str) -> Histogram:
-    return Histogram(name, text, labels, buckets=_SECONDS)
+    return Histogram(name, text, labels, buckets=BUCKETS)
 
 
 REQUESTS = _counter("headwater_cache_requests_total", "Reads, by tier and result.", "entity", "tier", "result")

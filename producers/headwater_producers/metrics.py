@@ -9,6 +9,8 @@ from typing import Final, Literal
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from headwater_schemas.metrics import BUCKETS
+
 __all__ = [
     "ACK_SECONDS",
     "DEGRADED",
@@ -75,10 +77,8 @@ _OUTBOX_OLDEST: Final[MetricName] = "headwater_outbox_oldest_seconds"
 _OUTBOX_RELAY: Final[MetricName] = "headwater_outbox_relay_seconds"
 _OUTBOX_PARKED: Final[MetricName] = "headwater_outbox_parked_total"
 
-_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
-
 RECORDS: Final = Counter(_RECORDS, "Events that reached an outcome, by topic.", ["topic", "outcome"])
-ACK_SECONDS: Final = Histogram(_ACK_SECONDS, "From emit to acknowledgement (sampled).", ["topic"], buckets=_BUCKETS)
+ACK_SECONDS: Final = Histogram(_ACK_SECONDS, "From emit to acknowledgement (sampled).", ["topic"], buckets=BUCKETS)
 QUEUE_RECORDS: Final = Gauge(_QUEUE_RECORDS, "Records queued for the broker or on the way to it.")
 DEGRADED: Final = Gauge(_DEGRADED, "Producers that send by way of the disk, or refuse, because the broker is away.")
 SPOOL_RECORDS: Final = Gauge(_SPOOL_RECORDS, "Events on disk and not acknowledged.")
@@ -89,6 +89,6 @@ SPOOL_REJECTED: Final = Counter(_SPOOL_REJECTED, "Spooled events that the broker
 OUTBOX_PENDING: Final = Gauge(_OUTBOX_PENDING, "Events in the outbox that the relay has yet to send.")
 OUTBOX_OLDEST: Final = Gauge(_OUTBOX_OLDEST, "How long the oldest event of the outbox has been waiting.")
 OUTBOX_RELAY_SECONDS: Final = Histogram(
-    _OUTBOX_RELAY, "From the insert into the outbox to the acknowledgement.", ["topic"], buckets=_BUCKETS
+    _OUTBOX_RELAY, "From the insert into the outbox to the acknowledgement.", ["topic"], buckets=BUCKETS
 )
 OUTBOX_PARKED: Final = Counter(_OUTBOX_PARKED, "Events of the outbox that the broker refused for good.", ["topic"])

@@ -6,7 +6,7 @@ from typing import Final, Literal, get_args
 
 from prometheus_client import Counter
 
-__all__ = ["REGISTRY_REQUESTS", "MetricName", "RegistryOutcome"]
+__all__ = ["BUCKETS", "REGISTRY_REQUESTS", "MetricName", "RegistryOutcome"]
 
 MetricName = Literal[
     # Requests that went out to the schema registry (cache hits are not requests). Label: outcome.
@@ -22,6 +22,9 @@ RegistryOutcome = Literal[
     # No usable answer in time: connection, time limit, 5xx, 408, 429, or something that is not a registry.
     "unavailable",
 ]
+
+BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+"""Bounds of the histograms of durations, in seconds; the same in all packages, so that quantiles can be compared."""
 
 _REQUESTS: Final[MetricName] = "headwater_registry_requests_total"
 

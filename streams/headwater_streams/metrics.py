@@ -15,9 +15,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from headwater_schemas.metrics import BUCKETS
 from headwater_schemas.wire import REASONS, Outcome, Reason
 
-__all__ = ["BUCKETS", "QUICK", "HandlerMetrics", "Histogram", "MetricName", "WorkerMetrics"]
+__all__ = ["QUICK", "HandlerMetrics", "Histogram", "MetricName", "WorkerMetrics"]
 
 MetricName = Literal[
     "headwater_events_consumed_total",  # records given to a handler's runner
@@ -39,7 +40,6 @@ MetricName = Literal[
     "headwater_rebalance_seconds",
 ]
 
-BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 QUICK = BUCKETS[0]
 
 _STATES = {"closed": 0, "half-open": 1, "open": 2}

@@ -6,6 +6,8 @@ from typing import Literal
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from headwater_schemas.metrics import BUCKETS
+
 __all__ = ["BY_STATE", "HTTP_REQUESTS", "HTTP_SECONDS", "OLDEST_PENDING", "MetricName", "submitted"]
 
 MetricName = Literal[
@@ -19,13 +21,11 @@ MetricName = Literal[
     "headwater_http_request_seconds",  # by route template and method
 ]
 
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
-
 _SUBMITTED = Counter("headwater_tasks_submitted_total", "Tasks submitted.", ["type"])
 BY_STATE = Gauge("headwater_tasks_by_state", "Tasks by state, from the index.", ["type", "state"])
 OLDEST_PENDING = Gauge("headwater_task_oldest_pending_seconds", "Age of the oldest PENDING task that is due.", ["type"])
 HTTP_REQUESTS = Counter("headwater_http_requests_total", "Requests.", ["route", "method", "code"])
-HTTP_SECONDS = Histogram("headwater_http_request_seconds", "Until the response.", ["route", "method"], buckets=_SECONDS)
+HTTP_SECONDS = Histogram("headwater_http_request_seconds", "Until the response.", ["route", "method"], buckets=BUCKETS)
 
 
 _TYPES = 500
