@@ -36,11 +36,11 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 import fastavro
 from fastavro.schema import SchemaParseException, UnknownType
 
-from headwater_schemas.durations import Duration, format_duration, seconds
+from headwater_schemas.durations import format_duration, seconds
 from headwater_schemas.errors import UnknownSchema, UnknownTopic, UsageError
 from headwater_schemas.settings import Environment
 from headwater_schemas.soundness import misread_default, unsound
-from headwater_schemas.wire import check_topic_name, dead_letter_topic, retry_topic
+from headwater_schemas.wire import check_topic_name, dead_letter_topic
 
 __all__ = [
     "COMPATIBILITIES",
@@ -121,14 +121,6 @@ class TopicSpec:
     def _check_choice(self, option: str, value: str, choices: tuple[str, ...]) -> None:
         if value not in choices:
             raise UsageError(f"topic {self.name}: {option} = {value!r} must be one of {', '.join(choices)}")
-
-    def retry_tier(self, group: str, delay: Duration) -> TopicSpec:
-        """The retry tier of ``group`` with this delay: the same partitions, so that a key keeps its partition number.
-
-        Raises:
-            UsageError: not a duration, or not a name that Kafka takes.
-        """
-        return replace(self, name=retry_topic(self.name, group, delay), retention=_FOUR_WEEKS, cleanup="delete")
 
     def dead_letter(self, group: str) -> TopicSpec:
         """The dead-letter topic of ``group``; kept for four weeks, so that there is time to repair and redrive.

@@ -196,12 +196,11 @@ def test_a_folder_without_a_topics_file_is_refused(tmp_path: Path) -> None:
         Catalogue.load(tmp_path)
 
 
-def test_derived_topics_keep_the_partitions() -> None:
+def test_dead_letters_keep_the_partitions() -> None:
     spec = TopicSpec("flight.changes", "ChangeEvent", partitions=12, cleanup="compact")
 
-    tier, dead = spec.retry_tier("board", "10s"), spec.dead_letter("board")
+    dead = spec.dead_letter("board")
 
-    assert (tier.name, tier.partitions, tier.cleanup) == ("flight.changes.board.retry.10s", 12, "delete")
     assert (dead.name, dead.partitions, dead.cleanup) == ("flight.changes.board.dlt", 12, "delete")
 
 

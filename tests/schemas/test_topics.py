@@ -146,8 +146,8 @@ def test_what_kafka_refuses_is_a_usage_error_and_the_rest_is_made(spec: TopicSpe
     assert_settled([spec], admin)
 
 
-def test_retry_tiers_and_dead_letters_are_topics_like_others(spec: TopicSpec, admin: Any) -> None:
-    derived = [spec.retry_tier("board", "10s"), spec.dead_letter("board")]
+def test_dead_letters_are_a_topic_like_others(spec: TopicSpec, admin: Any) -> None:
+    derived = [spec.dead_letter("board")]
 
     apply(plan(derived, admin), admin)
 

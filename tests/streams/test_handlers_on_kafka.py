@@ -21,6 +21,7 @@ from headwater_schemas.registry import LocalRegistry
 from headwater_schemas.settings import Environment
 from headwater_schemas.topics import plan
 from headwater_streams import EventContext, Retry, StreamApp
+from headwater_streams.handlers.family import Family
 from headwater_streams.transport.producer import Producer as FaustProducer
 from streams import running as apps
 from streams.orders import catalogue, first_seen, order
@@ -250,7 +251,7 @@ async def test_waiting_records_of_a_renamed_handler_become_dead_letters_before_t
     }
 
 
-async def test_retry_topics_and_dead_letters_are_kept_for_four_weeks_and_replicated_as_the_catalogue_says(
+async def test_tiers_parking_log_and_dead_letters_are_kept_for_four_weeks_and_replicated_as_the_catalogue_says(
     place: Place,
 ) -> None:
     app = place.app()
@@ -260,10 +261,11 @@ async def test_retry_topics_and_dead_letters_are_kept_for_four_weeks_and_replica
 
     async with running(app):
         pass
-    wanted = [place.catalogue.topic(place.topic).dead_letter(place.group)]
-    wanted.append(place.catalogue.topic(place.topic).retry_tier(place.group, "1h"))
+    family = Family.of(place.topic, place.group, [3600])
+    dead = place.catalogue.topic(place.topic).dead_letter(place.group)
+    assert dead.name == family.dead
     differences = plan(
-        [dataclasses.replace(spec, partitions=2) for spec in wanted],
+        [dataclasses.replace(dead, name=name, partitions=2) for name in family.created],
         AdminClient({"bootstrap.servers": place.bootstrap}),
     )
 
