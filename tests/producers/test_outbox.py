@@ -332,7 +332,7 @@ def test_a_commit_wakes_the_relay_at_once(postgres_database: str, outbox: Outbox
     create_outbox(engine)
     relay = Relay(RelaySettings(postgres_database, poll=60), settings_for(bootstrap))
     with running(relay):
-        time.sleep(1)  # it has looked, found nothing, and waits for a minute
+        eventually(lambda: relay.trouble is None)  # it has looked, found nothing, and waits for a minute
         with Session(engine) as session, session.begin():
             outbox.add(session, topic, order(1), "a")
         eventually(lambda: waiting(engine) == 0, seconds=10)

@@ -143,9 +143,10 @@ class Relay:
                     prepared = True
                 self._alarm.listen()
                 self._look()
-                if not self.relay_once():
-                    self._alarm.wait(stop)
+                dealt_with = self.relay_once()
                 pause, self.trouble = 0.0, None
+                if not dealt_with:
+                    self._alarm.wait(stop)
             except Unavailable as exc:
                 self.trouble = str(exc)
                 pause = min(_LONGEST_PAUSE, 2 * pause or 0.5)
