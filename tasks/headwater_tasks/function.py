@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, Generic, ParamSpec, TypeVar, get_type_hints
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import msgspec
 
 from headwater_schemas.durations import Duration, seconds
 from headwater_schemas.errors import UsageError
 from headwater_streams import DeadLetter, Retry
+from headwater_streams.handlers.signature import annotation, positional
 from headwater_tasks.names import check_type
 
 __all__ = ["TaskFunction", "task"]
@@ -97,14 +98,8 @@ def task(
 
 
 def _signature(function: Callable[..., Any], type_: str) -> tuple[Any, bool]:
-    parameters = [
-        parameter
-        for parameter in inspect.signature(function).parameters.values()
-        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-    ]
+    parameters = positional(function)
     if not 1 <= len(parameters) <= 2:
         raise UsageError(f"task {type_} must take (payload) or (payload, ctx); it takes {len(parameters)} arguments")
-    first = parameters[0]
-    if first.annotation is inspect.Parameter.empty:
-        return Any, len(parameters) == 2
-    return get_type_hints(function).get(first.name, Any), len(parameters) == 2
+    payload = annotation(function, parameters[0])
+    return Any if payload is None else payload, len(parameters) == 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -15,6 +15,7 @@ from headwater_schemas.rates import per_second
 from headwater_streams.handlers.context import EventContext
 from headwater_streams.handlers.limits import DeadLimit
 from headwater_streams.handlers.policy import Retry
+from headwater_streams.handlers.signature import annotation, positional
 
 __all__ = ["BeforeDead", "HandlerSpec", "OnDead"]
 
@@ -99,11 +100,7 @@ class HandlerSpec:
                 f"handler {label}: on_dead='hold' needs ordered=True and a retry delay: it keeps an order, and the"
                 " letter comes back through a delay tier"
             )
-        parameters = [
-            parameter
-            for parameter in inspect.signature(function).parameters.values()
-            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-        ]
+        parameters = positional(function)
         most = 1 if batch else 2
         if not 1 <= len(parameters) <= most:
             wanted = "(batch)" if batch else "(value) or (value, event)"
@@ -132,7 +129,5 @@ class HandlerSpec:
 
 
 def _value_type(function: Callable[..., Any], parameter: inspect.Parameter) -> type[Any] | None:
-    if parameter.annotation is inspect.Parameter.empty:
-        return None
-    hint = get_type_hints(function).get(parameter.name)
+    hint = annotation(function, parameter)
     return hint if isinstance(hint, type) and issubclass(hint, msgspec.Struct) else None
