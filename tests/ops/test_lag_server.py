@@ -56,7 +56,13 @@ def test_it_serves_lag_keeps_looking_and_ends_on_sigterm(
     until(lambda: httpx.get(f"{url}/readyz", timeout=10).status_code == 200, log)
 
     commit = ConsumerGroupTopicPartitions(group, [TopicPartition(topic_name, 0, 0)])
-    admin.alter_consumer_group_offsets([commit])[group].result()
+
+    def committed() -> bool:
+        """A broker that has just started refuses at first, and says so of the partition alone."""
+        (partition,) = admin.alter_consumer_group_offsets([commit])[group].result().topic_partitions
+        return partition.error is None
+
+    until(committed, log)
     line = f'headwater_consumer_lag_records{{group="{group}",partition="0",topic="{topic_name}"}}'
     for lag in (1, 2):
         producer.produce(topic_name, b"v")
