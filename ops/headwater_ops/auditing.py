@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from headwater_cache import AuditReport, Change, EntityCache, MsgpackValues, Position, RedisSettings, Violation
 from headwater_cache.events import ChangeDecoder
+from headwater_ops import serving
 from headwater_schemas.codec import Codec
 from headwater_schemas.errors import BadRecord, Unavailable
 from headwater_schemas.settings import Environment, KafkaSettings
@@ -127,50 +127,36 @@ def serve(env: Environment, options: AuditOptions) -> None:
         SettingError: the address cannot be had.
         Unavailable: a server does not answer at the start; later that is waited out.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     with _audits(env, options) as audits:
-        asyncio.run(_serve(env.text(_SETTING), audits))
+        serving.serve(_Auditing(audits), env.text(_SETTING), setting=_SETTING, late=_LATE, doing="auditing")
 
 
-async def _serve(address: str, audits: Sequence[ViewAudit]) -> None:
-    from headwater_streams.status import StatusServer
+class _Auditing:
+    """Turns through the views, waits out servers that are away, and reports now and then."""
 
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    last, trouble = time.monotonic(), "nothing was looked at yet"
+    def __init__(self, audits: Sequence[ViewAudit]) -> None:
+        self._audits = audits
+        self.last_turn = self._told = time.monotonic()
+        self.trouble: str | None = "nothing was looked at yet"
 
-    async def alive() -> str | None:
-        silent = time.monotonic() - last
-        return f"no turn was finished for {silent:.0f} s" if silent > _LATE else None
-
-    async def ready() -> str | None:
-        return trouble or None
-
-    server = StatusServer(address, setting=_SETTING, alive=alive, ready=ready)
-    await server.start()
-    logger.info("auditing; %s/metrics", server.url)
-    told = time.monotonic()
-    try:
+    def run(self, stop: threading.Event) -> None:
         while not stop.is_set():
             try:
-                for audit in audits:
-                    _tell(await asyncio.to_thread(audit.turn))
-                trouble = ""
+                for audit in self._audits:
+                    _tell(audit.turn())
+                self.trouble = None
             except Unavailable as exc:
-                trouble = str(exc)
+                self.trouble = str(exc)
                 logger.warning("waiting: %s", exc)
-            last = time.monotonic()
-            if last - told > _REPORT:
-                told = last
-                for audit in audits:
-                    logger.info(summary(audit.report()))
-            try:
-                await asyncio.wait_for(stop.wait(), _PAUSE)
-            except TimeoutError:
-                continue
-    finally:
-        await server.close()
+            self.last_turn = time.monotonic()
+            self._report()
+            stop.wait(_PAUSE)
+
+    def _report(self) -> None:
+        if self.last_turn - self._told > _REPORT:
+            self._told = self.last_turn
+            for audit in self._audits:
+                logger.info(summary(audit.report()))
 
 
 def _tell(wrong: Sequence[Violation]) -> None:

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import signal
+import threading
+import time
 from collections.abc import Sequence
 
 from prometheus_client import REGISTRY
 
+from headwater_ops import serving
 from headwater_ops.lag.collector import LagCollector
 from headwater_schemas.registry import Registry
 from headwater_schemas.settings import Environment, KafkaSettings
 from headwater_streams.deadletters.audit import Ledger
-from headwater_streams.status import StatusServer
 from headwater_streams.transport.log import Log
 
 __all__ = ["serve"]
 
-logger = logging.getLogger(__name__)
-
 _SETTING = "HEADWATER_LAG_HTTP"
 _WINDOW = 300.0  # seconds of history that a group's status is judged by
-_LATE = 5  # intervals without an answer after which the collector says that it is not ready
+_LATE = 5  # intervals without an answer after which the process should be restarted
 
 
 def serve(env: Environment, interval: float, groups: Sequence[str]) -> None:
@@ -36,39 +33,36 @@ def serve(env: Environment, interval: float, groups: Sequence[str]) -> None:
     Raises:
         SettingError: the address cannot be had.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    asyncio.run(_serve(env, interval, groups))
+    log = Log(KafkaSettings.from_env(env))
+    with Registry.from_env(env) as registry:
+        looks = max(3, round(_WINDOW / interval))
+        collector = LagCollector(log, Ledger(log, registry), groups=groups, looks=looks)
+        serving.serve(
+            _Looking(collector, interval),
+            env.text(_SETTING),
+            setting=_SETTING,
+            late=_LATE * interval + 120,
+            doing=f"lag of groups {', '.join(groups)} every {interval:g} s",
+        )
 
 
-async def _serve(env: Environment, interval: float, groups: Sequence[str]) -> None:
-    log, registry = Log(KafkaSettings.from_env(env)), Registry.from_env(env)
-    looks = max(3, round(_WINDOW / interval))
-    collector = LagCollector(log, Ledger(log, registry), groups=groups, looks=looks)
-    stopped = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    last = asyncio.get_running_loop().time()
+class _Looking:
+    """Looks at an interval; the collector shows what was seen."""
 
-    async def alive() -> str | None:
-        silent = asyncio.get_running_loop().time() - last
-        return f"no look was finished for {silent:.0f} s" if silent > _LATE * interval + 120 else None
+    def __init__(self, collector: LagCollector, interval: float) -> None:
+        self._collector = collector
+        self._interval = interval
+        self.last_turn = time.monotonic()
+        self.trouble: str | None = "the brokers have not answered yet"
 
-    async def ready() -> str | None:
-        return None if collector.succeeded_at is not None else "the brokers have not answered yet"
-
-    server = StatusServer(env.text(_SETTING), setting=_SETTING, alive=alive, ready=ready)
-    await server.start()
-    logger.info("lag of groups %s every %g s: %s/metrics", ", ".join(groups), interval, server.url)
-    REGISTRY.register(collector)
-    try:
-        while not stopped.is_set():
-            await asyncio.to_thread(collector.look)
-            last = asyncio.get_running_loop().time()
-            try:
-                await asyncio.wait_for(stopped.wait(), interval)
-            except TimeoutError:
-                continue
-    finally:
-        REGISTRY.unregister(collector)
-        registry.close()
-        await server.close()
+    def run(self, stop: threading.Event) -> None:
+        REGISTRY.register(self._collector)
+        try:
+            while not stop.is_set():
+                self._collector.look()
+                self.last_turn = time.monotonic()
+                if self._collector.succeeded_at is not None:
+                    self.trouble = None
+                stop.wait(self._interval)
+        finally:
+            REGISTRY.unregister(self._collector)
