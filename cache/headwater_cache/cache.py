@@ -249,11 +249,18 @@ class EntityCache(Operations, Generic[V]):
 
     def invalidate_tags(self, *tags: str) -> None:
         """Serve nothing that was loaded before now and carries one of ``tags``. One command, however many entries."""
-        self._sync(self._checked(invalidate_tags(self._space, tags)))
+        self._sync(self._invalidate_tags(tags))
 
     async def ainvalidate_tags(self, *tags: str) -> None:
         """``invalidate_tags`` for asyncio."""
-        await self._async(self._checked(invalidate_tags(self._space, tags)))
+        await self._async(self._invalidate_tags(tags))
+
+    def _invalidate_tags(self, tags: Sequence[str]) -> Step[None]:
+        try:
+            yield from self._checked(invalidate_tags(self._space, tags))
+        finally:
+            if self._near is not None:
+                self._near.flush()
 
     def _sourced(self) -> SourceReads[V]:
         if isinstance(self._reads, ViewReads):

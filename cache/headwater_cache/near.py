@@ -130,10 +130,15 @@ class NearCache(Generic[V]):
                 self._evicted.inc()
                 self._size.set(len(self._entries))
 
-    def flush(self, *, live: bool) -> None:
-        """Drop everything. ``live``: whether invalidations arrive from here on."""
+    def flush(self, *, live: bool | None = None) -> None:
+        """Drop everything, and whatever reads under way would keep.
+
+        Args:
+            live: whether invalidations arrive from here on; ``None`` = as before.
+        """
         with self._lock:
-            self._live = live
+            if live is not None:
+                self._live = live
             self._reserved.clear()
             self._clear()
             self._flushed.inc()
@@ -171,3 +176,5 @@ class NearCache(Generic[V]):
         """A name in Redis was written: an entry of ours, its lease (no news), or something else of the namespace."""
         if name.endswith("}"):
             self.evict(name.split(":", 2)[2][:-1])
+        elif name.endswith("}:tags"):  # which keys carry the tag is not known here
+            self.flush()

@@ -11,8 +11,8 @@ import redis
 
 from cache.redis_server import RedisServer
 from cache.resp import RespPort
-from headwater_cache import EntityCache, NearPolicy, RedisSettings
-from headwater_cache.steps import Ask
+from headwater_cache import EntityCache, Loaded, NearPolicy, RedisSettings
+from headwater_cache.steps import Ask, Command, Request
 from headwater_cache.testing import MemoryLog
 from headwater_ops.testing.proxy import Proxy
 from headwater_schemas.clock import ManualClock
@@ -159,6 +159,80 @@ def test_r25_an_own_write_is_read_back(near: EntityCache[int]) -> None:
         near.put("a", value)
 
         assert near.get("a") == value
+
+
+def command_of(request: Request) -> Command:
+    assert isinstance(request, Ask)
+    return request.command
+
+
+class Tagged:
+    """A source whose values carry a tag; the same version each time, as when another row has changed."""
+
+    def __init__(self) -> None:
+        self.value = 1
+
+    def load(self, key: str) -> Loaded[int]:
+        return Loaded(self.value, 1, ("carrier:UA",))
+
+    def write(self, key: str, value: int | None) -> int:
+        raise NotImplementedError
+
+
+@pytest.fixture
+def tagged() -> Tagged:
+    return Tagged()
+
+
+@pytest.fixture
+def near_tagged(redis_url: str, name: str, tagged: Tagged) -> Iterator[EntityCache[int]]:
+    near = NearPolicy(ttl="10m", ping="50ms")
+    with EntityCache[int](name, redis_url, mode="cache", source=tagged, near=near) as cache:
+        yield cache
+
+
+def test_r22_a_tag_that_this_process_invalidates_is_not_served_from_near(
+    near_tagged: EntityCache[int], tagged: Tagged
+) -> None:
+    """At once, not when Redis tells of it (R22)."""
+    keep(near_tagged, "a")
+    for value in range(2, 30):
+        tagged.value = value
+        near_tagged.invalidate_tags("carrier:UA")
+
+        assert near_tagged.get("a") == value
+
+
+def test_r22_a_tag_that_another_process_invalidates_is_heard(
+    near_tagged: EntityCache[int], tagged: Tagged, redis_url: str, name: str
+) -> None:
+    """Long before the ttl (R22, R24, I13)."""
+    keep(near_tagged, "a")
+    tagged.value = 2
+    with EntityCache[int](name, redis_url, mode="cache") as other:
+        other.invalidate_tags("carrier:UA")
+
+    eventually(lambda: near_tagged.get("a") == 2)
+
+
+def test_r22_a_read_that_a_tag_overtook_is_not_kept(
+    near_tagged: EntityCache[int], tagged: Tagged, port: RespPort
+) -> None:
+    """The reader has found its tags to hold and sleeps; then one is invalidated (R22, R24)."""
+    keep(near_tagged, "warm-up")
+    assert near_tagged.get("a") == 1
+    assert near_tagged._near is not None
+    near_tagged._near.evict("a")
+    reader = near_tagged._read("a", None, None)
+    entry = port.ask(command_of(next(reader)))
+    tags = port.ask(command_of(reader.send(entry)))
+    near_tagged.invalidate_tags("carrier:UA")
+
+    with pytest.raises(StopIteration) as end:
+        reader.send(tags)
+
+    assert end.value.value.value == 1
+    assert near_tagged._near.get("a") is None
 
 
 def test_a_value_is_kept_no_longer_than_its_ttl(near: EntityCache[int], clock: ManualClock) -> None:
