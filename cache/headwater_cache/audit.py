@@ -5,7 +5,8 @@ is looked at again; what is counted is how much is wrong 1, 10, 60 and 300 secon
 then a measurement.
 
 It may also repair what is still wrong after ten seconds, by the versioned apply and nothing else, so a repair that
-comes too late changes nothing. A wrong value of the *same* version (somebody wrote past the cache) is fenced first.
+comes too late changes nothing. A wrong value of the *same* version (somebody wrote past the cache) is fenced first. In
+cache mode a repair is a fence, and the next read asks the source.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from __future__ import annotations
 import heapq
 import math
 import zlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -23,11 +24,12 @@ from headwater_cache.applier import Applier
 from headwater_cache.changes import ApplyOutcome, Change
 from headwater_cache.entry import Entry, unpack
 from headwater_cache.metrics import CONSISTENCY_CHECKED, CONSISTENCY_NINES, CONSISTENCY_REPAIRS, CONSISTENCY_VIOLATIONS
-from headwater_cache.reads import fetch_many
+from headwater_cache.reads import fetch_many, judge
 from headwater_cache.scripts import INVALIDATE
 from headwater_cache.space import Space
 from headwater_cache.steps import Step, evaluate
-from headwater_schemas.errors import UsageError
+from headwater_cache.tags import holds
+from headwater_schemas.errors import NotDecodable, UsageError
 
 __all__ = ["AGES", "AuditReport", "Auditor", "Violation"]
 
@@ -37,9 +39,26 @@ AGES: tuple[int, ...] = (1, 10, 60, 300)
 REPAIR_AGE = 10
 """From this age on a mismatch is no lag."""
 
+LATE = 2.0
+"""Seconds by which a look may be late and still speak of its age."""
 
 LONGEST_QUEUE = 100_000
 """Changes that wait to be looked at; beyond it new ones are not taken, so a cache that is all wrong fills no memory."""
+
+
+class _Look(NamedTuple):
+    """A change that is to be looked at, when it is as old as ``AGES[step]``."""
+
+    began: float
+    change: Change
+    step: int
+
+    def later(self) -> _Look:
+        return self._replace(step=self.step + 1)
+
+
+_Found = Entry | Literal["foreign"] | None
+"""An entry, bytes that are none, or nothing."""
 
 
 class Violation(msgspec.Struct, frozen=True):
@@ -110,7 +129,8 @@ class Auditor:
         self._applier = applier
         self._repaired = 0
         self._limit = round(share * 2**32)
-        self._queue: list[tuple[float, int, Change, int]] = []
+        self._queue: list[tuple[float, int, _Look]] = []
+        self._wrong: list[Violation] = []
         self._checked: Counter[int] = Counter()
         self._violations: Counter[int] = Counter()
         self._order = 0
@@ -120,41 +140,74 @@ class Auditor:
         now = self._space.clock.monotonic()
         for change in changes:
             if zlib.crc32(change.key.encode()) < self._limit and len(self._queue) < LONGEST_QUEUE:
-                self._push(now, change, 0)
+                self._push(_Look(now, change, 0))
 
     def due(self) -> Step[list[Violation]]:
-        """Look at what has come of age, in one round trip; what is wrong is looked at again at the next age."""
-        now = self._space.clock.monotonic()
-        looks: list[tuple[float, Change, int]] = []
-        while self._queue and self._queue[0][0] <= now:
-            when, _, change, step = heapq.heappop(self._queue)
-            looks.append((when - AGES[step], change, step))
-        found = yield from fetch_many([self._space.key(change.key) for _, change, _ in looks], self._space.cluster)
-        wrong = []
-        for (began, change, step), data in zip(looks, found, strict=True):
-            entry = unpack(data) if data is not None else None
-            self._checked[AGES[step]] += 1
-            CONSISTENCY_CHECKED.labels(self._space.name).inc()
-            if self._agrees(change, entry):
-                continue
-            self._violations[AGES[step]] += 1
-            CONSISTENCY_VIOLATIONS.labels(self._space.name, str(AGES[step])).inc()
-            repair = None
-            if self._applier is not None and AGES[step] >= REPAIR_AGE:
-                repair = yield from self._repair(self._applier, change, entry)
-            wrong.append(Violation(change.key, change.version, _shown(entry), AGES[step], repair))
-            if step + 1 < len(AGES):
-                self._push(began, change, step + 1)
-        if looks:
-            for age, nines in self.report().nines.items():
-                CONSISTENCY_NINES.labels(self._space.name, str(age)).set(nines)
+        """Look at what has come of age, in one round trip; what is wrong is looked at again at the next age.
+
+        On an error what was not looked at yet stays due, and the violations already found are told by the next call.
+        """
+        looks = self._come_of_age()
+        try:
+            found = yield from fetch_many([self._space.key(look.change.key) for look in looks], self._space.cluster)
+            entries = iter(found)
+            while looks:
+                yield from self._look(looks.popleft(), next(entries))
+        except BaseException:
+            for look in looks:
+                self._push(look)
+            raise
+        for age, nines in self.report().nines.items():
+            CONSISTENCY_NINES.labels(self._space.name, str(age)).set(nines)
+        wrong, self._wrong = self._wrong, []
         return wrong
 
+    def _come_of_age(self) -> deque[_Look]:
+        """What is to be looked at now.
+
+        What was due long ago (Redis or this process stood still) waits for its next age: looked at now, it would pass
+        for having shown long before.
+        """
+        now = self._space.clock.monotonic()
+        looks: deque[_Look] = deque()
+        while self._queue and self._queue[0][0] <= now:
+            when, _, look = heapq.heappop(self._queue)
+            if now - when > LATE and look.step + 1 < len(AGES):
+                self._push(look.later())
+            else:
+                looks.append(look)
+        return looks
+
+    def _look(self, look: _Look, data: bytes | None) -> Step[None]:
+        change, age = look.change, AGES[look.step]
+        entry = _entry(data)
+        self._checked[age] += 1
+        CONSISTENCY_CHECKED.labels(self._space.name).inc()
+        if self._agrees(change, entry) or (yield from self._tag_ended(entry)):
+            return
+        self._violations[age] += 1
+        CONSISTENCY_VIOLATIONS.labels(self._space.name, str(age)).inc()
+        if look.step + 1 < len(AGES):
+            self._push(look.later())
+        repair = None
+        try:
+            if self._applier is not None and age >= REPAIR_AGE and entry != "foreign":
+                repair = yield from self._repair(self._applier, change, entry)
+        finally:
+            self._wrong.append(Violation(change.key, change.version, _shown(entry), age, repair))
+
     def _repair(self, applier: Applier, change: Change, entry: Entry | None) -> Step[ApplyOutcome]:
-        """Apply the change once more, out of turn: its version decides whether that is news."""
-        if entry is not None and entry.version == change.version:
-            yield from evaluate(INVALIDATE, [self._space.key(change.key)], [self._space.fence_ms, change.version])
-        (result,) = yield from applier.apply([change], {})
+        """Apply the change once more, out of turn: its version decides whether that is news.
+
+        A cache gets a fence, so that the next read asks its source: how its values are encoded, and for how long they
+        live, its own program knows.
+        """
+        if self._space.mode == "cache":
+            result = yield from applier.fence(change.key, change.version)
+        else:
+            if entry is not None and entry.version == change.version:
+                yield from evaluate(INVALIDATE, [self._space.key(change.key)], [self._space.fence_ms, change.version])
+            (result,) = yield from applier.apply([change], {})
         if result.outcome in ("applied", "fenced"):
             self._repaired += 1
         CONSISTENCY_REPAIRS.labels(self._space.name, result.outcome).inc()
@@ -166,22 +219,42 @@ class Auditor:
             self._space.name, dict(self._checked), dict(self._violations), len(self._queue), self._repaired
         )
 
-    def _push(self, began: float, change: Change, step: int) -> None:
+    def _push(self, look: _Look) -> None:
         self._order += 1
-        heapq.heappush(self._queue, (began + AGES[step], self._order, change, step))
+        heapq.heappush(self._queue, (look.began + AGES[look.step], self._order, look))
 
-    def _agrees(self, change: Change, entry: Entry | None) -> bool:
+    def _agrees(self, change: Change, entry: _Found) -> bool:
         """In cache mode what is not served is not wrong; a view must show the change, or a newer one.
 
         The same version must also be the same bytes, in a view, whose writers and events share one encoding.
         """
-        state: Literal["V", "T", "N", "F"] | None = None if entry is None else entry.state
-        if state is None or state == "F":
-            return self._space.mode == "cache" or (state is None and change.value is None)
-        if entry is None or state == "N" or entry.version != change.version or self._space.mode == "cache":
-            return entry is not None and (state == "N" or entry.version >= change.version)
-        return entry.payload == (change.value or b"") and (state == "T") == (change.value is None)
+        if entry == "foreign":
+            return False
+        if self._space.mode == "cache":
+            verdict = judge(entry, self._space.domain, self._space.now_ms())
+            served = entry is not None and entry.state != "N" and verdict not in ("fence", "expired")
+            return not served or (entry is not None and entry.version >= change.version)
+        if entry is None or entry.state == "F" or entry.domain != self._space.domain:
+            return entry is None and change.value is None
+        if entry.state == "N" or entry.version != change.version:
+            return entry.state == "N" or entry.version >= change.version
+        return entry.payload == (change.value or b"") and (entry.state == "T") == (change.value is None)
+
+    def _tag_ended(self, entry: _Found) -> Step[bool]:
+        """Whether an entry is not served because one of its tags was invalidated."""
+        if entry is None or entry == "foreign" or not entry.tags or self._space.mode == "view":
+            return False
+        return not (yield from holds(self._space, entry))
 
 
-def _shown(entry: Entry | None) -> str:
+def _entry(data: bytes | None) -> _Found:
+    try:
+        return unpack(data) if data is not None else None
+    except NotDecodable:
+        return "foreign"
+
+
+def _shown(entry: _Found) -> str:
+    if entry == "foreign":
+        return "bytes of another program"
     return "absent" if entry is None else f"{entry.state} {entry.version}"

@@ -1,4 +1,4 @@
-"""Auditing views: follow their change topics from outside any group, and compare what a reader would get."""
+"""Auditing caches: follow their change topics from outside any group, and compare what a reader would get."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from headwater_streams.transport.log import Log
 if TYPE_CHECKING:
     from faust.types import TP
 
+    from headwater_cache.space import Mode
+
 __all__ = ["AuditOptions", "ViewAudit", "serve", "watch"]
 
 logger = logging.getLogger(__name__)
@@ -34,17 +36,22 @@ _REPORT = 60.0  # seconds between two lines in the log
 
 @dataclass(frozen=True, slots=True)
 class AuditOptions:
-    """What is audited: the entities, a share of their keys, and whether what stays wrong is repaired."""
+    """What is audited: the entities, a share of their keys, and whether what stays wrong is repaired.
+
+    ``mode="cache"``: the entities are caches, and the changes carry versions of their source, of the domain ``domain``.
+    """
 
     entities: Sequence[str]
     topic: str | None
     topic_epoch: int
     share: float
     repair: bool
+    mode: Mode = "view"
+    domain: str = "log"
 
 
 class ViewAudit:
-    """One view and its topic, from the topic's present end on. Every call blocks."""
+    """One view (or cache) and its topic, from the topic's present end on. Every call blocks."""
 
     def __init__(
         self, cache: EntityCache[Any], log: Log, decoder: ChangeDecoder, topic: str, share: float, repair: bool
@@ -85,13 +92,14 @@ class ViewAudit:
 @contextmanager
 def _audits(env: Environment, options: AuditOptions) -> Iterator[list[ViewAudit]]:
     log, codec = Log(KafkaSettings.from_env(env)), Codec.from_env(env)
-    decoder = ChangeDecoder(MsgpackValues[Any](), codec.decoder(), epoch=options.topic_epoch)
+    epoch = options.topic_epoch if options.mode == "view" else None
+    decoder = ChangeDecoder(MsgpackValues[Any](), codec.decoder(), epoch=epoch)
     redis = RedisSettings.from_env(env)
     with ExitStack() as stack:
         stack.callback(codec.close)
         yield [
             ViewAudit(
-                stack.enter_context(EntityCache[Any](entity, redis)),
+                stack.enter_context(EntityCache[Any](entity, redis, mode=options.mode, domain=options.domain)),
                 log,
                 decoder,
                 options.topic or change_topic(entity),

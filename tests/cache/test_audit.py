@@ -7,13 +7,14 @@ from collections.abc import Iterator
 import pytest
 import redis
 
+from cache.redis_server import RedisServer
 from cache.table import Table
-from headwater_cache import Auditor, Change, EntityCache, Violation, log_version
+from headwater_cache import Auditor, CachePolicy, Change, EntityCache, Loaded, RedisSettings, Violation, log_version
 from headwater_cache.entry import HEADER_SIZE
 from headwater_cache.steps import Ask, Batch
 from headwater_cache.testing import MemoryLog
 from headwater_schemas.clock import ManualClock
-from headwater_schemas.errors import UsageError
+from headwater_schemas.errors import CacheUnavailable, UsageError
 
 
 @pytest.fixture
@@ -97,6 +98,81 @@ def test_nines_count_what_showed_in_time(view: EntityCache[int], log: MemoryLog,
     assert {age: round(of, 1) for age, of in report.nines.items()} == {1: 2.7, 10: 3.0, 60: 3.0, 300: 3.0}
 
 
+def test_a_look_that_failed_is_made_when_redis_is_back(
+    own: RedisServer, name: str, log: MemoryLog, clock: ManualClock
+) -> None:
+    """What was wrong while Redis was away is wrong all the same."""
+    settings = RedisSettings(own.url, timeout=5)
+    with EntityCache[int](name, settings, log=log, clock=clock) as view:
+        view.check()
+        auditor = view.auditor(share=1)
+        auditor.observe([Change("a", log_version(1, 9), b"\x02")])
+        clock.advance(1)
+        own.kill()
+        with pytest.raises(CacheUnavailable):
+            view.audit(auditor)
+        assert auditor.report().waiting == 1
+        own.start()
+        (violation,) = view.audit(auditor)
+
+    assert (violation.key, violation.age) == ("a", 1)
+    assert auditor.report().violations == {1: 1}
+
+
+def test_a_look_that_comes_too_late_is_not_counted_as_in_time(
+    view: EntityCache[int], log: MemoryLog, clock: ManualClock
+) -> None:
+    """Right after 20 s says nothing of the first ten; it is looked at again at 60."""
+    view.put("a", 1)
+    auditor = view.auditor(share=1)
+    auditor.observe(log.changes)
+    clock.advance(20)
+    assert view.audit(auditor) == []
+    assert auditor.report().checked == {}
+    clock.advance(40)
+    assert view.audit(auditor) == []
+
+    assert auditor.report().checked == {60: 1}
+    assert auditor.report().consistent == {60: 1.0, 300: 1.0}
+
+
+def test_a_violation_is_told_even_if_its_repair_failed(
+    view: EntityCache[int], log: MemoryLog, clock: ManualClock
+) -> None:
+    """It was counted, and is repaired at the next age."""
+    auditor = view.auditor(share=1, repair=True)
+    log.append("x", "a", b"\x01", 0)
+    auditor.observe(log.changes)
+    clock.advance(1)
+    view.audit(auditor)
+    clock.advance(9)
+    look = auditor.due()
+    next(look)
+    look.send([None])
+    with pytest.raises(CacheUnavailable):
+        look.throw(CacheUnavailable("away"))
+    clock.advance(50)
+
+    assert [(found.age, found.repair) for found in view.audit(auditor)] == [(10, None), (60, "applied")]
+    assert auditor.report().violations == {1: 1, 10: 1, 60: 1}
+
+
+def test_bytes_of_another_program_are_a_violation(
+    view: EntityCache[int], log: MemoryLog, clock: ManualClock, raw: redis.Redis, name: str
+) -> None:
+    """A reader gets an error; so it goes on being looked at, and the others are too. It is not repaired."""
+    view.put("a", 1)
+    view.put("b", 2)
+    auditor = view.auditor(share=1, repair=True)
+    auditor.observe(log.changes)
+    raw.set(f"{{{name}:1:a}}", "hello")
+    at_1, at_10, _, _ = _come_of_age(view, auditor, clock)
+
+    assert [(violation.key, violation.found) for violation in at_1] == [("a", "bytes of another program")]
+    assert [(violation.key, violation.repair) for violation in at_10] == [("a", None)]
+    assert auditor.report().checked == {1: 2, 10: 1, 60: 1, 300: 1}
+
+
 def _come_of_age(view: EntityCache[int], auditor: Auditor, clock: ManualClock) -> list[list[Violation]]:
     seen = []
     for seconds in (1, 9, 50, 240):
@@ -177,7 +253,23 @@ def test_in_cache_mode_a_stale_value_is_repaired(redis_url: str, name: str, cloc
 
         assert [violation.repair for violation in at_10] == ["applied"]
         assert at_60 == []
+        assert cache.explain("k").state == "F"
         assert cache.get("k") == 2
+
+
+def test_in_cache_mode_what_a_tag_has_ended_is_not_wrong(redis_url: str, name: str, clock: ManualClock) -> None:
+    """It is not served; once it is, it is."""
+    table = Table()
+    with EntityCache(name, redis_url, mode="cache", source=table, clock=clock) as cache:
+        cache.load("k", lambda: Loaded(1, 1, ("t",)))
+        auditor = cache.auditor(share=1)
+        auditor.observe([table.event("k", 2, 2)])
+        clock.advance(1)
+        assert len(cache.audit(auditor)) == 1
+        cache.invalidate_tags("t")
+        clock.advance(9)
+
+        assert cache.audit(auditor) == []
 
 
 def test_in_cache_mode_what_is_not_served_is_not_wrong(redis_url: str, name: str, clock: ManualClock) -> None:
@@ -192,6 +284,37 @@ def test_in_cache_mode_what_is_not_served_is_not_wrong(redis_url: str, name: str
         clock.advance(1)
 
         assert cache.audit(auditor) == []
+
+
+def test_in_cache_mode_what_has_expired_or_is_of_another_domain_is_not_wrong(
+    redis_url: str, name: str, clock: ManualClock
+) -> None:
+    """Nobody is served it, whatever its version."""
+    table = Table()
+    policy = CachePolicy(soft_ttl=0, hard_ttl="1s", jitter=0)
+    with EntityCache(name, redis_url, mode="cache", source=table, clock=clock, policy=policy) as cache:
+        cache.put("expired", 1)
+        clock.advance(2)
+        with EntityCache(name, redis_url, mode="cache", source=table, domain="lsn") as other:
+            other.put("other", 1)
+        auditor = cache.auditor(share=1)
+        auditor.observe([table.event("expired", 2, 99), table.event("other", 2, 99)])
+        clock.advance(1)
+
+        assert cache.audit(auditor) == []
+
+
+def test_in_cache_mode_an_older_value_that_is_served_is_wrong(redis_url: str, name: str, clock: ManualClock) -> None:
+    """The change, its write-through too, did not arrive."""
+    table = Table()
+    with EntityCache(name, redis_url, mode="cache", source=table, clock=clock) as cache:
+        cache.put("k", 1)
+        table.write("k", 2)
+        auditor = cache.auditor(share=1)
+        auditor.observe(table.events)
+        clock.advance(1)
+
+        assert [violation.found[0] for violation in cache.audit(auditor)] == ["V"]
 
 
 def test_a_share_of_the_keys_is_watched(view: EntityCache[int]) -> None:

@@ -113,6 +113,24 @@ def test_an_audit_tells_a_view_that_stands_still(follow: Run, change: Change, en
     assert audited["violations"][0]["key"] == "N1"
 
 
+def test_an_audit_of_a_cache_goes_by_the_versions_of_its_source(
+    follow: Run, change: Change, entity: str, redis_url: str
+) -> None:
+    """An older value that is served is wrong; what is absent is not, and neither is what the source has newer."""
+    with EntityCache(entity, redis_url, mode="cache", source=Table(), domain="lsn") as cache:
+        cache.put("old", 1)
+        cache.put("new", 2)
+    for row in (("old", {"__lsn": 9}), ("new", {"__lsn": 1}), ("absent", {"__lsn": 9})):
+        writer = threading.Timer(1.0, change, row)
+        writer.start()
+    options = ("--mode", "cache", "--domain", "lsn", "--share", 1, "--seconds", 4, "--json")
+    audited = json.loads(follow("audit", entity, *options).stdout)
+    writer.join()
+
+    assert [violation["key"] for violation in audited["violations"]] == ["old"]
+    assert audited["entities"][0]["report"]["checked"] == {"1": 3}
+
+
 def test_the_auditor_serves_nines_until_it_is_told_to_stop(
     change: Change, entity: str, redis_url: str, bootstrap: str
 ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -165,11 +165,16 @@ def warm(
 
 @app.command("audit")
 def audit(
-    entities: Annotated[list[str], typer.Argument(metavar="ENTITY...", help="Names of views.")],
+    entities: Annotated[list[str], typer.Argument(metavar="ENTITY...", help="Names of views, or of caches.")],
     topic: Annotated[
         str | None, typer.Option(help="Change topic of a single ENTITY [default: ENTITY.changes].")
     ] = None,
     topic_epoch: Annotated[int, typer.Option(min=0, help="Epoch of the topic, as the cache sync has it.")] = 0,
+    mode: Annotated[
+        Literal["view", "cache"],
+        typer.Option(help="What they are: a cache's changes carry the versions of its source."),
+    ] = "view",
+    domain: Domain = "log",
     share: Annotated[float, typer.Option(help="Share of the keys to watch, 0 to 1.")] = 0.1,
     seconds: Annotated[float, typer.Option(help="How long to watch.")] = 75.0,
     repair: Annotated[bool, typer.Option("--repair", help="Apply once more what is wrong after 10 s.")] = False,
@@ -178,10 +183,11 @@ def audit(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Watch changes of views and read each key 1, 10, 60 and 300 s later. Exit code 1 if one was wrong after 10 s.
+    """Watch changes and read each key 1, 10, 60 and 300 s later. Exit code 1 if one was wrong after 10 s.
 
     Only what happens from now on is watched. A change that shows late is lag; one that is still missing after 10 s is
-    an error, and with --repair it is applied again.
+    an error, and with --repair it is applied again. In a cache (--mode cache) what is not served is no error: the next
+    read asks the source, and --repair makes it do so.
     """
     from headwater_ops.auditing import AuditOptions, watch
     from headwater_ops.auditing import serve as stay
@@ -189,7 +195,7 @@ def audit(
 
     if topic is not None and len(entities) > 1:
         raise UsageError("--topic names the topic of one view: pass a single ENTITY with it")
-    options = AuditOptions(entities, topic, topic_epoch, share, repair)
+    options = AuditOptions(entities, topic, topic_epoch, share, repair, mode, domain)
     if serve:
         stay(environment(), options)
         return
