@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import msgspec
 
@@ -10,6 +11,7 @@ from headwater_cache.entry import HEADER_SIZE, Entry, unpack
 from headwater_cache.reads import Verdict, judge
 from headwater_cache.space import Space
 from headwater_cache.steps import Batch, Step
+from headwater_cache.tags import holds
 from headwater_cache.versions import VersionToken
 from headwater_schemas.errors import NotDecodable
 
@@ -17,13 +19,14 @@ __all__ = ["Explanation", "Refusal", "explain"]
 
 _REASONS = {"l": "the lease was lost", "s": "older than the entry", "d": "another version domain was there"}
 _WRITERS = {"E": "event", "W": "write", "L": "load"}
-_MEANINGS: dict[Verdict, str] = {
+_MEANINGS: dict[Verdict | Literal["invalidated"], str] = {
     "fresh": "served",
     "soft": "served, and refreshed in the background",
     "negative": "not found",
     "fence": "known to be newer than the cache, not served: the next read loads it, or its event fills it",
     "expired": "not served, its version still refuses older ones: the next read loads it",
     "absent": "nothing is stored",
+    "invalidated": "not served: a tag of it was invalidated after it was loaded; the next read loads it",
 }
 
 
@@ -46,7 +49,7 @@ class Explanation(msgspec.Struct, frozen=True):
         state: V value, T tombstone, N negative, F fence.
         version: as ``str(VersionToken)`` gives it.
         expires_in: physical life left; ``None`` = for ever.
-        lease: token of the process that is loading or writing.
+        lease: who is loading or writing it: ``host:pid:random``.
         lease_expires_in: when that process is given up.
         refusal: the last write that changed nothing.
         watermarks: next offset to be applied, per partition: what the view or cache has followed so far.
@@ -57,7 +60,7 @@ class Explanation(msgspec.Struct, frozen=True):
     key: str
     epoch: int
     redis_key: str
-    verdict: Verdict
+    verdict: Verdict | Literal["invalidated"]
     meaning: str
     state: str | None
     version: str | None
@@ -95,7 +98,9 @@ def explain(space: Space, key: str) -> Step[Explanation]:
             raise reply
     data, life, lease, lease_life, refused, marks, ready = replies
     entry = unpack(data) if data is not None else None
-    verdict = judge(entry, space.domain, space.now_ms())
+    verdict: Verdict | Literal["invalidated"] = judge(entry, space.domain, space.now_ms())
+    if entry is not None and entry.tags and verdict != "fence" and not (yield from holds(space, entry)):
+        verdict = "invalidated"
     total = int(ready.get(b"partitions", b"0"))
     return Explanation(
         entity=space.name,

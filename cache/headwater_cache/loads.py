@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import secrets
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -36,7 +35,7 @@ from headwater_cache.steps import Call, Gather, Join, Pause, Read, Spawn, Step, 
 from headwater_cache.tags import check_tags, holds, tag_clock
 from headwater_cache.values import ValueCodec
 from headwater_cache.versions import ZERO, Version, VersionToken, version
-from headwater_cache.writes import acquire, release
+from headwater_cache.writes import acquire, lease_token, release
 from headwater_schemas.errors import BadRecord, CacheUnavailable, HeadwaterError, Overloaded, UsageError
 
 __all__ = ["Load", "SourceReads"]
@@ -237,7 +236,7 @@ class SourceReads(Generic[V]):
     def _lease(self, want: Want, data: bytes | None, entry: Entry | None, deadline: float) -> Step[Reading[V]]:
         """One lease over all processes. Asking for it again is also how its other holders are waited for."""
         space = self._space
-        token, pause = secrets.token_hex(8), 0.01
+        token, pause = lease_token(), 0.01
         while True:
             try:
                 reply = yield from acquire(space, want.key, token, (data or b"")[:SEEN_SIZE])
@@ -406,7 +405,7 @@ class SourceReads(Generic[V]):
 
     def _refresh(self, want: Want, data: bytes) -> Step[None]:
         """Load once more under a lease, if nobody else does. A failure only means that the next reader tries again."""
-        token = secrets.token_hex(8)
+        token = lease_token()
         try:
             reply = yield from acquire(self._space, want.key, token, data[:SEEN_SIZE])
             if reply[0] == b"g":

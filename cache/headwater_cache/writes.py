@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+import socket
 from typing import Generic, Protocol, TypeVar
 
 from headwater_cache.applier import OUTCOMES
@@ -19,7 +21,9 @@ from headwater_cache.values import ValueCodec
 from headwater_cache.versions import DOMAIN_WIDTH, Version, VersionToken, version
 from headwater_schemas.errors import CacheUnavailable, HeadwaterError, Overloaded, UsageError
 
-__all__ = ["Commit", "LogCommit", "SourceCommit", "Writes", "acquire", "release"]
+__all__ = ["Commit", "LogCommit", "SourceCommit", "Writes", "acquire", "lease_token", "release"]
+
+_HOST = socket.gethostname()[:64]
 
 V = TypeVar("V")
 V_contra = TypeVar("V_contra", contravariant=True)
@@ -119,7 +123,7 @@ class Writes(Generic[V]):
         try:
             if space.due():
                 yield from space.look()
-            token = secrets.token_hex(8)
+            token = lease_token()
             reply = yield from acquire(space, key, token, "?")
         except (CacheUnavailable, Overloaded):
             return ""
@@ -127,6 +131,11 @@ class Writes(Generic[V]):
             return ""
         LEASE.labels(space.name, "granted").inc()
         return token
+
+
+def lease_token() -> str:
+    """A token of this process, which ``explain`` shows to whoever asks who holds a lease."""
+    return f"{_HOST}:{os.getpid()}:{secrets.token_hex(8)}"
 
 
 def acquire(space: Space, key: str, token: str, seen: str | bytes) -> Step[list[bytes]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import redis
 
 from cache.redis_server import RedisServer
-from headwater_cache import CacheFull, EntityCache, RedisSettings, UnsafeRedis, WrongEpoch
+from headwater_cache import CacheFull, EntityCache, Loaded, RedisSettings, UnsafeRedis, WrongEpoch
 from headwater_cache.testing import MemoryLog
 from headwater_schemas.errors import CacheUnavailable, NotPermitted, SettingError, UsageError
 from headwater_schemas.settings import Environment
@@ -160,3 +161,32 @@ def test_explain_tells_the_whole_story_of_a_key(redis_url: str, name: str, raw: 
     assert found.watermarks == {"test.changes:0": 1}
     assert found.lease is None
     assert (missing.verdict, missing.state, missing.ready) == ("absent", None, (0, 0))
+
+
+def test_explain_knows_what_a_tag_has_ended(redis_url: str, name: str) -> None:
+    """As a reader does."""
+    with EntityCache[int](name, redis_url, mode="cache") as cache:
+        cache.load("UA1", lambda: Loaded(1, 1, ("carrier:UA",)))
+        assert cache.explain("UA1").verdict == "fresh"
+        cache.invalidate_tags("carrier:UA")
+        found = cache.explain("UA1")
+
+    assert (found.verdict, found.state) == ("invalidated", "V")
+    assert "tag" in found.meaning
+
+
+def test_explain_names_who_holds_the_lease(redis_url: str, name: str) -> None:
+    """Host and process, to look for a load that does not end; not the same for two leases of one process."""
+    holders: set[str | None] = set()
+    with EntityCache[int](name, redis_url, mode="cache") as cache:
+
+        def load(key: str) -> int:
+            holders.add(cache.explain(key).lease)
+            return 1
+
+        for key in ("UA1", "UA2"):
+            cache.load(key, load, key)
+
+    assert len(holders) == 2
+    for holder in holders:
+        assert (holder or "").startswith(f"{socket.gethostname()[:64]}:{os.getpid()}:")
