@@ -24,6 +24,7 @@ class CacheStats(msgspec.Struct, frozen=True):
         entries: entries that were looked at.
         complete: whether that is all of them; else the limit ended the scan, and ``states`` are of a sample.
         states: entries by state: V value, T tombstone, N negative, F fence; ``?`` another program's.
+        conflicts: entries of another version domain than the cache was opened with: they are never served.
         lasting: values that never expire: in a view all of them, in a cache none unless its policy says so.
         payload_bytes: mean encoded size of a value.
         redis_bytes: mean memory of an entry as Redis counts it (MEMORY USAGE), name and all; 0 = not permitted.
@@ -37,6 +38,7 @@ class CacheStats(msgspec.Struct, frozen=True):
     entries: int
     complete: bool
     states: Mapping[str, int]
+    conflicts: int
     lasting: int
     payload_bytes: float
     redis_bytes: float
@@ -54,7 +56,7 @@ def count(space: Space, limit: int) -> Step[CacheStats]:
     if space.cluster:
         raise UsageError("in a Cluster a namespace can not be counted from here: scan each primary for its prefix")
     states: Counter[str] = Counter()
-    values = payload = measured = memory = leases = lasting = 0
+    values = payload = measured = memory = leases = lasting = conflicts = 0
     cursor, complete = b"0", False
     while not complete and states.total() < limit:
         cursor, names = yield Ask(("SCAN", cursor, "MATCH", f"{space.prefix}*", "COUNT", _PAGE))
@@ -70,6 +72,7 @@ def count(space: Space, limit: int) -> Step[CacheStats]:
         memory, measured = memory + sum(known), measured + len(known)
         for found in map(_entry, data):
             states[found.state if found else "?"] += 1
+            conflicts += bool(found and found.domain != space.domain)
             if found and found.state == "V":
                 values, payload = values + 1, payload + len(found.payload)
                 lasting += not found.hard
@@ -79,6 +82,7 @@ def count(space: Space, limit: int) -> Step[CacheStats]:
         states.total(),
         complete,
         dict(states),
+        conflicts,
         lasting,
         round(payload / values, 1) if values else 0.0,
         round(memory / measured, 1) if measured else 0.0,

@@ -6,15 +6,17 @@ metrics by asking.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from headwater_cache import EntityCache, RedisSettings
+from headwater_cache import EntityCache, RedisSettings, UnsafeRedis
 from headwater_ops.invalidating import ViewNotInvalidated, invalidate
+from headwater_ops.looking import look
 from headwater_schemas.catalogue import Catalogue
+from headwater_schemas.errors import BadRecord
 from headwater_schemas.settings import Environment
 from headwater_schemas.wire import change_topic
 from headwater_tasks.http.access import requires
@@ -25,6 +27,9 @@ __all__ = ["cache_router"]
 Entity = Annotated[str, Path(description="Name of the cache, such as flight.", max_length=100)]
 Key = Annotated[str, Path(description="Business key; it may hold slashes.")]
 Domain = Annotated[str, Query(description="Version domain of the cache: log, unless a source gives versions.")]
+Kind = Annotated[
+    Literal["view", "cache"] | None, Query(description="What the entity is; unless given, seen by what it holds.")
+]
 Limit = Annotated[int, Query(ge=1, le=100_000, description="Entries to look at, at most.")]
 
 
@@ -48,9 +53,19 @@ class Invalidated(BaseModel):
     tags: list[str]
 
 
+class Found(BaseModel):
+    """What readers are served."""
+
+    entity: str
+    key: str
+    version: str | None = Field(description="As a version token has it; null = the value has none.")
+    value: Any
+
+
 def cache_router(env: Environment) -> APIRouter:
     """``GET /v1/cache/{entity}/stats`` and ``/v1/cache/{entity}/{key}/explain``, for the scope ``cache:read``;
-    ``POST /v1/cache/{entity}/invalidate``, for ``cache:write``.
+    ``GET /v1/cache/{entity}/{key}/value``, for ``cache:values``; ``POST /v1/cache/{entity}/invalidate``, for
+    ``cache:write``.
 
     Raises:
         SettingError: a setting is malformed.
@@ -58,7 +73,7 @@ def cache_router(env: Environment) -> APIRouter:
     settings = RedisSettings.from_env(env)
     followed = {topic.name for topic in Catalogue.from_env(env).topics()}
     router = APIRouter(prefix="/v1/cache", tags=["cache"])
-    may_read, may_write = [requires("cache:read")], [requires("cache:write")]
+    may_read, may_see, may_write = ([requires(scope)] for scope in ("cache:read", "cache:values", "cache:write"))
 
     def check(entity: str) -> None:
         if change_topic(entity) not in followed:
@@ -82,6 +97,23 @@ def cache_router(env: Environment) -> APIRouter:
         async with known(entity, domain) as cache:
             return _plain(await cache.aexplain(key))
 
+    @router.get("/{entity}/{key:path}/value", dependencies=may_see, responses=responses(404, 409))
+    def value(entity: Entity, key: Key, domain: Domain = "log", mode: Kind = None) -> Found:
+        """The value of a key as its readers are served it; 404 if it is not found.
+
+        A cache is not loaded from its source: what has expired, or was invalidated, is not found here.
+        """
+        check(entity)
+        try:
+            found = look(env, entity, key, domain=domain, mode=mode)
+        except BadRecord as exc:
+            raise ProblemError(409, "not-decodable", str(exc)) from exc
+        except UnsafeRedis as exc:  # mode=view, of what can be none
+            raise ProblemError(422, "invalid", str(exc)) from exc
+        if found.reading.value is None:
+            raise ProblemError(404, "not-found", f"{entity} {key}: {found.explained.meaning}")
+        return Found(entity=entity, key=key, version=found.explained.version, value=_json(found.reading.value))
+
     @router.post("/{entity}/invalidate", dependencies=may_write, responses=responses(404, 409))
     async def stop_serving(entity: Entity, what: Invalidation) -> Invalidated:
         """Stop serving keys, and what carries a tag, of a cache: the next reads ask its source. Safe to repeat.
@@ -103,6 +135,11 @@ def cache_router(env: Environment) -> APIRouter:
         )
 
     return router
+
+
+def _json(value: Any) -> Any:
+    """What JSON can tell of a value: bytes as Base64, times and numbers of other kinds as text, NaN as null."""
+    return msgspec.json.decode(msgspec.json.encode(value, enc_hook=str))
 
 
 def _plain(found: msgspec.Struct) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from cache.redis_server import RedisServer, free_port
 from cache.table import Table
 from headwater_cache import EntityCache, Loaded
 from headwater_ops.commands.cache import app
+from headwater_schemas.clock import ManualClock
 from headwater_schemas.errors import UsageError
 
 Run = Callable[..., Result]
@@ -186,11 +187,35 @@ def test_stats_count_what_is_there(run: Run, redis_url: str, name: str, raw: red
     raw.set(f"{{{name}:1:k1}}:l", "token")
 
     counted = json.loads(run("stats", name, "--json").stdout)
-    assert counted["states"] == {"V": 49, "T": 1, "N": 1, "F": 1, "?": 1}
+    assert (counted["states"], counted["conflicts"]) == ({"V": 49, "T": 1, "N": 1, "F": 1, "?": 1}, 0)
+    assert json.loads(run("stats", name, "--domain", "lsn", "--json").stdout)["conflicts"] == 52
     assert (counted["entries"], counted["complete"], counted["leases"]) == (53, True, 1)
     assert counted["payload_bytes"] == 1.0
     assert 100 < counted["redis_bytes"] < 400
     assert "entries" in run("stats", name).stdout
+
+
+def test_a_cache_on_a_redis_that_does_not_evict_is_read_as_a_cache(run: Run, redis_url: str, name: str) -> None:
+    """What has expired, or was invalidated, is not found; an absent key too, without talk of a view."""
+    clock = ManualClock(time.time() - 7200)
+    with EntityCache(name, redis_url, mode="cache", source=Table()) as cache:
+        cache.put("k", 1)
+        cache.load("tagged", lambda: Loaded(1, 1, ("t",)))
+        assert [run("get", name, key).stdout for key in ("k", "tagged")] == ["1\n", "1\n"]
+        cache.invalidate_tags("t")
+        with EntityCache(name, redis_url, mode="cache", source=Table(), clock=clock) as past:
+            past.put("expired", 1)
+
+        for key, why in (("tagged", "a tag of it"), ("expired", "its version still"), ("absent", "nothing is stored")):
+            result = run("get", name, key)
+            assert (result.exit_code, result.stdout) == (1, "")
+            assert why in result.stderr
+
+
+def test_an_absent_key_of_nobody_knows_what_names_the_way_out(run: Run, name: str) -> None:
+    """It may be a view that is not ready, or an empty cache: the mode can be passed."""
+    assert "pass the mode" in str(run("get", name, "k").exception)
+    assert "nothing is stored" in run("get", name, "k", "--mode", "cache").stderr
 
 
 def test_a_key_and_a_tag_are_invalidated(run: Run, redis_url: str, name: str) -> None:

@@ -97,7 +97,7 @@ async def test_a_cache_is_counted(api: FastAPI, redis_url: str) -> None:
 
 async def test_only_caches_of_the_catalogue_are_shown(api: FastAPI, raw: redis.Redis) -> None:
     """Asking makes no names in Redis."""
-    for method, path in (("GET", "k/explain"), ("GET", "stats"), ("POST", "invalidate")):
+    for method, path in (("GET", "k/explain"), ("GET", "k/value"), ("GET", "stats"), ("POST", "invalidate")):
         answer = await ask(api, method, f"/v1/cache/made-up/{path}", json={"keys": ["k"]})
         assert answer.status_code == 404
         assert answer.json()["type"] == "urn:headwater:problem:not-found"
@@ -105,18 +105,56 @@ async def test_only_caches_of_the_catalogue_are_shown(api: FastAPI, raw: redis.R
 
 
 async def test_the_scope_is_asked_for(api: FastAPI, tmp_path: Path) -> None:
-    """A key that may read tasks may not look into caches."""
-    made = {scope: new_key(scope.partition(":")[0], [scope]) for scope in ("tasks:read", "cache:read")}
+    """A key that may read tasks may not look into caches, and one that may look may not see values."""
+    scopes = ("tasks:read", "cache:read", "cache:values")
+    made = {scope: new_key(scope.replace(":", "-"), [scope]) for scope in scopes}
     (tmp_path / "keys.toml").write_text("\n".join(table for _, table in made.values()))
     api.state.keys = ApiKeys.load(tmp_path / "keys.toml")
-    path = f"/v1/cache/{ENTITY}/k/explain"
-    codes = {
-        scope: (await get(api, path, headers={"Authorization": f"Bearer {token}"})).status_code
-        for scope, (token, _) in made.items()
-    }
+    path, codes = f"/v1/cache/{ENTITY}/k", {}
+    for scope, (token, _) in made.items():
+        headers = {"Authorization": f"Bearer {token}"}
+        answers = [await get(api, f"{path}/{what}", headers=headers) for what in ("explain", "value?mode=cache")]
+        codes[scope] = tuple(answer.status_code for answer in answers)
 
-    assert codes == {"tasks:read": 403, "cache:read": 200}
-    assert (await get(api, path)).status_code == 401
+    assert codes == {"tasks:read": (403, 403), "cache:read": (200, 403), "cache:values": (403, 404)}
+    for what in ("explain", "value"):
+        assert (await get(api, f"{path}/{what}")).status_code == 401
+
+
+async def test_a_value_is_read_as_readers_are_served_it(api: FastAPI, redis_url: str) -> None:
+    """Of a view, and of a cache; keys with slashes, and named as a route is, too."""
+    async with EntityCache[Any](ENTITY, redis_url, log=MemoryLog()) as view:
+        for key in ("N1/left wing", "stats", "x/explain"):
+            await view.aput(key, {"seats": 7, "photo": b"\x00", "weight": float("nan")})
+            answer = await get(api, f"/v1/cache/{ENTITY}/{key}/value")
+
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["key"] == key
+            assert answer.json()["value"] == {"seats": 7, "photo": "AA==", "weight": None}
+    assert answer.json()["version"] == "log:1:2"
+
+
+async def test_a_value_that_no_reader_is_served_is_not_found(api: FastAPI, cache: EntityCache[int]) -> None:
+    """Invalidated, ended by its tag, never there; what is said is why."""
+    await cache.aput("fenced", 1)
+    await cache.aload("tagged", lambda: Loaded(1, 1, ("t",)))
+    for key in ("fenced", "tagged"):
+        assert (await get(api, f"/v1/cache/{ENTITY}/{key}/value")).json()["value"] == 1
+    await cache.ainvalidate("fenced")
+    await cache.ainvalidate_tags("t")
+    answers = {key: await get(api, f"/v1/cache/{ENTITY}/{key}/value") for key in ("fenced", "tagged", "absent")}
+
+    for key, why in (("fenced", "newer than the cache"), ("tagged", "a tag"), ("absent", "nothing is stored")):
+        assert answers[key].status_code == 404
+        assert why in answers[key].json()["detail"]
+
+
+async def test_what_is_no_value_is_said_so(api: FastAPI, cache: EntityCache[int], raw: redis.Redis) -> None:
+    await cache.acheck()
+    raw.set(f"{{{ENTITY}:1:k}}", "hello")
+    answer = await get(api, f"/v1/cache/{ENTITY}/k/value")
+
+    assert (answer.status_code, answer.json()["type"]) == (409, "urn:headwater:problem:not-decodable")
 
 
 async def test_a_key_is_invalidated(api: FastAPI, cache: EntityCache[int], table: Table) -> None:
@@ -193,16 +231,21 @@ async def test_a_redis_that_evicts_is_looked_into_as_well(tmp_path: Path) -> Non
     try:
         api = made_for(server.url)
         codes = [(await get(api, f"/v1/cache/{ENTITY}/{path}")).status_code for path in ("k/explain", "stats")]
+        codes += [(await get(api, f"/v1/cache/{ENTITY}/k/value{of}")).status_code for of in ("", "?mode=view")]
         codes.append((await invalidate(api, keys=["k"], tags=["t"])).status_code)
     finally:
         server.kill()
 
-    assert codes == [200, 200, 200]
+    assert codes == [200, 200, 404, 422, 200]
 
 
 async def test_a_redis_that_is_away_is_503() -> None:
     """And says so."""
     api = made_for("redis://127.0.0.1:1")
-    for answer in (await get(api, f"/v1/cache/{ENTITY}/k/explain"), await invalidate(api, keys=["k"])):
+    for answer in (
+        await get(api, f"/v1/cache/{ENTITY}/k/explain"),
+        await get(api, f"/v1/cache/{ENTITY}/k/value"),
+        await invalidate(api, keys=["k"]),
+    ):
         assert answer.status_code == 503
         assert answer.json()["type"] == "urn:headwater:problem:unavailable"

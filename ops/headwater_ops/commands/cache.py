@@ -10,8 +10,7 @@ from headwater_ops.output import AsJson, print_json, print_table
 from headwater_schemas.errors import UsageError
 
 if TYPE_CHECKING:
-    from headwater_cache import EntityCache, Reading
-    from headwater_cache.space import Mode
+    from headwater_cache import EntityCache
 
 app = typer.Typer(no_args_is_help=True, help="Look into the cache.")
 
@@ -22,18 +21,34 @@ Domain = Annotated[str, typer.Option(help="Version domain of the cache: log, unl
 
 
 @app.command("get")
-def get(entity: Entity, key: Key, domain: Domain = "log", as_json: AsJson = False) -> None:
-    """Print the value of KEY. Exit code 1 if it is not found."""
-    reading = _read(entity, key, domain)
-    if reading.value is None:
-        typer.echo(f"{entity} {key}: not found", err=True)
+def get(
+    entity: Entity,
+    key: Key,
+    domain: Domain = "log",
+    mode: Annotated[
+        Literal["view", "cache"] | None, typer.Option(help="What ENTITY is [default: seen by what it holds].")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the value of KEY as readers are served it. Exit code 1 if it is not found.
+
+    A cache is not loaded from its source: what has expired, or was invalidated, is not found here.
+    """
+    from headwater_ops.looking import look
+    from headwater_ops.stack.endpoints import environment
+
+    found = look(environment(), entity, key, domain=domain, mode=mode)
+    value = found.reading.value
+    if value is None:
+        known = found.mode == "view" or found.explained.verdict == "negative"
+        typer.echo(f"{entity} {key}: not found{'' if known else f' in Redis ({found.explained.meaning})'}", err=True)
         raise typer.Exit(1)
     if as_json:
-        print_json({"entity": entity, "key": key, "version": reading.version, "value": reading.value})
-    elif isinstance(reading.value, dict):
-        print_table(("field", "value"), list(reading.value.items()))
+        print_json({"entity": entity, "key": key, "version": found.reading.version, "value": value})
+    elif isinstance(value, dict):
+        print_table(("field", "value"), list(value.items()))
     else:
-        typer.echo(reading.value)
+        typer.echo(value)
 
 
 @app.command("explain")
@@ -41,7 +56,7 @@ def explain(entity: Entity, key: Key, domain: Domain = "log", as_json: AsJson = 
     """Show state, version, fence, lease, last refused write and watermarks of KEY."""
     from msgspec.structs import asdict
 
-    with _open(entity, domain, "cache") as cache:
+    with _open(entity, domain) as cache:
         explanation = cache.explain(key)
     if as_json:
         print_json(explanation)
@@ -70,12 +85,13 @@ def _shown(name: str, value: Any) -> object:
 def stats(
     entity: Entity,
     limit: Annotated[int, typer.Option(min=1, help="Entries to look at, at most.")] = 100_000,
+    domain: Domain = "log",
     as_json: AsJson = False,
 ) -> None:
     """Count what ENTITY holds in Redis: entries by state, sizes, leases, watermarks. Scans."""
     from msgspec.structs import asdict
 
-    with _open(entity, "log", "cache") as cache:
+    with _open(entity, domain) as cache:
         found = cache.stats(limit=limit)
     if as_json:
         print_json(found)
@@ -120,10 +136,7 @@ def hot(
 
     Redis must count reads: maxmemory-policy allkeys-lfu or volatile-lfu.
     """
-    from headwater_cache import EntityCache, RedisSettings
-    from headwater_ops.stack.endpoints import environment
-
-    with EntityCache[Any](entity, RedisSettings.from_env(environment()), mode="cache", domain=domain) as cache:
+    with _open(entity, domain) as cache:
         for key in cache.hot_keys(top):
             typer.echo(key)
 
@@ -242,41 +255,9 @@ def _imported(target: str) -> EntityCache[Any]:
     return found
 
 
-def _read(entity: str, key: str, domain: str) -> Reading[Any]:
-    from headwater_cache import UnsafeRedis
-
-    try:
-        with _open(entity, domain, "view") as view:
-            return view.read(key)
-    except UnsafeRedis:  # it may evict, so what it holds is a cache
-        with _open(entity, domain, "cache") as cache:
-            return cache.read(key)
-
-
-def _open(entity: str, domain: str, mode: Mode) -> EntityCache[Any]:
-    """``cache`` opens a view as well: to look at what is there, and not to ask for what Redis a view needs."""
+def _open(entity: str, domain: str) -> EntityCache[Any]:
+    """As a cache, also if it is a view: to look at what is there, and not to ask for what Redis a view needs."""
     from headwater_cache import EntityCache, RedisSettings
     from headwater_ops.stack.endpoints import environment
 
-    settings = RedisSettings.from_env(environment())
-    return EntityCache[Any](entity, settings, mode=mode, values=_AnyValues(), domain=domain)
-
-
-class _AnyValues:
-    """Reads msgpack and Avro alike; asks the registry only for Avro."""
-
-    def encode(self, value: Any) -> tuple[int, bytes]:
-        raise NotImplementedError("this command reads")
-
-    def decode(self, schema_id: int, payload: bytes) -> Any:
-        from headwater_cache import AvroValues, MsgpackValues
-        from headwater_ops.stack.endpoints import environment
-        from headwater_schemas.codec import Codec
-
-        if schema_id == 0:
-            return MsgpackValues[Any]().decode(schema_id, payload)
-        codec = Codec.from_env(environment())
-        try:
-            return AvroValues(lambda _: b"", codec.decoder()).decode(schema_id, payload)
-        finally:
-            codec.close()
+    return EntityCache[Any](entity, RedisSettings.from_env(environment()), mode="cache", domain=domain)

@@ -29,7 +29,8 @@ Scope = Literal[
     "tasks:read",  # see tasks, their lists, histories and events
     "tasks:write",  # submit, cancel and retry
     "events:write",  # emit events; events:write:<topic> allows one topic
-    "cache:read",  # what caches hold, and why a key reads as it does
+    "cache:read",  # what is known of keys, without their values
+    "cache:values",  # the values themselves
     "cache:write",  # invalidate
 ]
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)

@@ -86,6 +86,7 @@ _TITLES: Final = {
     "bad-request": "The request cannot be understood",
     "conflict": "The task is not in a state for this",
     "no-source": "A view has no source to read anew from",
+    "not-decodable": "What the cache holds there is no value that can be read",
     "forbidden": "The key does not have the scope for this",
     "internal": "Something went wrong in here",
     "invalid": "Something in the request is not as it must be",
