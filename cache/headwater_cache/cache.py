@@ -313,7 +313,7 @@ class EntityCache(Operations, Generic[V]):
         return await self._async(buffer.flush())
 
     def touch(self, key: str) -> bool:
-        """Extend the life of a value by the policy's TTLs, unread. False if there is no value. A view has no expiry."""
+        """Extend a value's life by the policy's TTLs, unread. False if none lives there. A view has no expiry."""
         return self._sync(self._touch(key))
 
     async def atouch(self, key: str) -> bool:
@@ -326,10 +326,8 @@ class EntityCache(Operations, Generic[V]):
             yield from space.look()
         now = space.now_ms()
         soft, hard = (0, 0) if space.mode == "view" else space.expiries(now, "V")
-        reply = yield from evaluate(
-            TOUCH, [space.key(key)], [struct.pack(">QQ", soft, hard), space.life_ms(now, "V", hard)]
-        )
-        return bool(reply)
+        args: list[str | bytes] = [struct.pack(">QQ", soft, hard), space.life_ms(now, "V", hard), str(now)]
+        return bool((yield from evaluate(TOUCH, [space.key(key)], args)))
 
     # The event path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import ssl
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -52,6 +53,7 @@ class RedisSettings:
     key: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        _check_numbers(self.url)
         if urlsplit(self.url).scheme not in _SCHEMES:
             shown = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
             raise SettingError(f"HEADWATER_REDIS_URL must start with one of {shown}")
@@ -123,6 +125,28 @@ class RedisSettings:
         )
 
 
+def _check_numbers(url: str) -> None:
+    """Port and database of a URL. (Hosts and ports of several nodes are looked at when they are taken apart.)"""
+    try:
+        parts = urlsplit(url)
+        if parts.scheme in ("redis", "rediss"):
+            _ = parts.port
+    except ValueError as exc:  # its text may hold the password
+        raise SettingError(
+            "HEADWATER_REDIS_URL: the port is no number from 0 to 65535, or a bracket is missing: pass "
+            "redis://user:password@host:6379/0, with what is special in user and password percent-encoded"
+        ) from exc
+    places = parts.path.strip("/").split("/")
+    database = {"redis": 0, "rediss": 0, "redis+sentinel": 1, "rediss+sentinel": 1}.get(parts.scheme)
+    if database is None or not parts.path.strip("/"):
+        return
+    if len(places) > database + 1 or (len(places) > database and not places[database].isdecimal()):
+        raise SettingError(
+            f"HEADWATER_REDIS_URL ends with {parts.path!r}: after the host comes {'the service, then ' * database}the "
+            f"number of the database, as in {'/service/0' if database else '/0'}"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class CachePolicy:
     """Durations (seconds, or ``"30s"``) and limits of one cache. The defaults suit cache mode; a view has no expiry.
@@ -131,13 +155,13 @@ class CachePolicy:
         soft_ttl: from here on a value is served and refreshed in the background. 0 = never.
         hard_ttl: from here on a value is not served, except ``stale_if_error``. 0 = never.
         jitter: share by which each expiry is moved at random: what was written together does not expire together.
-        negative_ttl: how long "the source had none" is believed.
+        negative_ttl: how long "the source had none" is believed; at least 1 ms, as the next three.
         fence_ttl: how long a fence lives; must exceed ``lease_ttl``. A value stays physically this much past its hard
             expiry, so that its version still refuses older ones.
         tombstone_ttl: how long a delete is remembered; must exceed the lateness of any event or zombie consumer.
         lease_ttl: how long one process may take to load.
         wait: how long a reader waits for another's load, a fence or a token's version.
-        passers: how many waiters may pass to the source when the wait is over (per process).
+        passers: how many waiters may pass to the source when the wait is over (over all processes, in ``lease_ttl``).
         loads: how many loads may be in flight at the source (per process).
         stale_if_error: how long past its hard expiry a value may be served while the source fails; at most
             ``fence_ttl``.
@@ -167,7 +191,11 @@ class CachePolicy:
 
     def __post_init__(self) -> None:
         for name in _DURATIONS:
-            object.__setattr__(self, name, seconds(getattr(self, name)))
+            value = seconds(getattr(self, name))
+            shortest = 0.001 if name in _NEVER_ZERO else 0.0
+            if value < shortest or 0 < value < 0.001:
+                raise UsageError(f"{name} is {value} s: pass {'0 or ' if not shortest else ''}at least 1ms")
+            object.__setattr__(self, name, value)
         if self.seconds_of("fence_ttl") <= self.seconds_of("lease_ttl"):
             raise UsageError("fence_ttl must exceed lease_ttl: a lost lease fails safe, a lost fence does not")
         if self.seconds_of("stale_if_error") > self.seconds_of("fence_ttl"):
@@ -179,6 +207,10 @@ class CachePolicy:
             raise UsageError(f"jitter={self.jitter}: pass a share from 0 to below 1, such as 0.1")
         if self.loads < 1 or self.passers < 0 or self.key_bytes < 1 or self.value_bytes < 1:
             raise UsageError("loads, key_bytes and value_bytes must be at least 1, passers at least 0")
+        if not 0 <= self.refreshes < math.inf:
+            raise UsageError(f"refreshes={self.refreshes}: pass how many a second, 0 for none")
+        if not 0 <= self.early < math.inf:
+            raise UsageError(f"early={self.early}: pass 0 (off) or more, such as 1.0")
 
     def seconds_of(self, name: str) -> float:
         """A duration of this policy in seconds."""
@@ -201,3 +233,5 @@ _DURATIONS = (
     "stale_if_error",
     "failover_window",
 )
+_NEVER_ZERO = ("negative_ttl", "fence_ttl", "tombstone_ttl", "lease_ttl")
+"""To Redis 0 ms is for ever, or no expiry at all."""

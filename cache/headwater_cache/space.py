@@ -156,7 +156,7 @@ class Space:
         """Physical life: past its hard expiry a value still refuses older versions, as a fence would."""
         if not hard:
             return "0"
-        return str(hard - now + (self.policy.milliseconds("fence_ttl") if state == "V" else 0))
+        return str(max(1, hard - now) + (self.policy.milliseconds("fence_ttl") if state == "V" else 0))
 
     @property
     def fence_ms(self) -> str:

@@ -176,6 +176,20 @@ def test_a_failed_load_gives_its_lease_back(make: Make, table: Table) -> None:
     assert make().get("a") == 1
 
 
+def test_touch_extends_what_lives_and_revives_nothing(make: Make, table: Table, clock: ManualClock) -> None:
+    """Past its hard expiry a value is only there to refuse older ones."""
+    cache = make(CachePolicy(soft_ttl="50s", hard_ttl="60s", jitter=0, early=0), clock=clock)
+    cache.put("k", 1)
+    clock.advance(40)
+    assert cache.touch("k")
+    clock.advance(40)
+    assert cache.read("k").stale is False
+    clock.advance(30)
+    assert not cache.touch("k")
+    table.rows["k"] = (2, 2)
+    assert cache.get("k") == 2
+
+
 def test_max_staleness_loads_what_may_be_older(make: Make, table: Table, clock: ManualClock) -> None:
     """The refreshed entry starts a new life at the same version."""
     table.write("a", 1)

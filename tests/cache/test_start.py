@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 import redis
 
+from cache.parts import fixed_space
 from cache.redis_server import RedisServer
-from headwater_cache import CacheFull, EntityCache, Loaded, RedisSettings, UnsafeRedis, WrongEpoch
+from headwater_cache import CacheFull, CachePolicy, EntityCache, Loaded, RedisSettings, UnsafeRedis, WrongEpoch
 from headwater_cache.testing import MemoryLog
+from headwater_cache.versions import ZERO
+from headwater_schemas.clock import ManualClock
 from headwater_schemas.errors import CacheUnavailable, NotPermitted, SettingError, UsageError
 from headwater_schemas.settings import Environment
 
@@ -131,12 +134,44 @@ def test_a_dead_redis_is_unavailable_and_a_late_one_is_found(tmp_path: Path) -> 
         ({"url": "http://127.0.0.1"}, "redis://"),
         ({"url": "redis://127.0.0.1", "timeout": 60}, "300ms"),
         ({"url": "redis://127.0.0.1", "retries": 10}, "0 to 3"),
+        ({"url": "redis://:secret@127.0.0.1:notaport"}, "the port"),
+        ({"url": "redis://:p#ss@127.0.0.1:6379"}, "percent-encoded"),
+        ({"url": "redis://[::1:6379"}, "bracket"),
+        ({"url": "redis://127.0.0.1/x"}, "as in /0"),
+        ({"url": "redis+sentinel://127.0.0.1:1,127.0.0.1:2/service/x"}, "as in /service/0"),
     ],
 )
 def test_settings_say_what_to_pass(settings: dict[str, object], message: str) -> None:
     """A wrong setting is refused where it is made."""
-    with pytest.raises(SettingError, match=message):
+    with pytest.raises(SettingError, match=message) as refused:
         RedisSettings(**settings)  # type: ignore[arg-type]  # the wrong types are the point
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        ({"negative_ttl": 0}, "negative_ttl is 0"),
+        ({"lease_ttl": 0}, "lease_ttl is 0"),
+        ({"tombstone_ttl": 0}, "tombstone_ttl is 0"),
+        ({"hard_ttl": 0.0004, "soft_ttl": 0}, "0 or at least 1ms"),
+        ({"refreshes": -1}, "refreshes=-1"),
+        ({"early": -5}, "early=-5"),
+        ({"early": float("nan")}, "early=nan"),
+    ],
+)
+def test_a_policy_says_what_to_pass(policy: dict[str, float], message: str) -> None:
+    """To Redis a life of 0 ms is for ever; a negative rate or strength means nothing."""
+    with pytest.raises(UsageError, match=message):
+        CachePolicy(**policy)  # type: ignore[arg-type]  # their names are the point
+
+
+def test_what_expires_is_never_kept_for_ever() -> None:
+    """Also when the jitter takes nearly all of its life."""
+    policy = CachePolicy(negative_ttl="1ms", jitter=0.999)
+    space = fixed_space("flights", "cache", policy, ManualClock())
+
+    assert all(int(space.entry("N", ZERO)[1]) > 0 for _ in range(1000))
 
 
 def test_a_cache_is_made_from_the_environment(redis_url: str, name: str) -> None:
