@@ -5,25 +5,28 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import redis
 import redis.asyncio
-from redis import exceptions
+from redis import exceptions, sentinel
+from redis.asyncio import sentinel as async_sentinel
 
 from headwater_cache.breaker import Breaker
 from headwater_cache.cluster import everywhere, merged, split
 from headwater_cache.errors import CacheFull
 from headwater_cache.settings import RedisSettings
 from headwater_cache.steps import AsyncDriver, Command, SyncDriver
-from headwater_cache.topology import async_client, is_cluster, sync_client
+from headwater_cache.topology import async_client, has_nodes, is_cluster, sentinels_of, sync_client
 from headwater_schemas.clock import Clock
 from headwater_schemas.errors import CacheUnavailable, HeadwaterError, NotPermitted, SettingError, UsageError
 
 __all__ = ["Connection", "translate"]
 
 T = TypeVar("T")
+_NONE_FREE = "no free connection to Redis in time; raise HEADWATER_REDIS_MAX_CONNECTIONS or send less"
 _REFUSALS = ("NOPERM", "ACL failure in script", "can't run this command", "can't access at least one of the keys")
 """The first is a command's, the others are a script's: Valkey's and newer Redis's, older Redis's."""
 _UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"  # redis-py keeps OpenSSL's text, whatever it wraps it in
@@ -43,7 +46,12 @@ def translate(exc: Exception) -> HeadwaterError:
         case exceptions.OutOfMemoryError():
             return CacheFull(f"Redis is at maxmemory and refuses writes: {exc}")
         case exceptions.MaxConnectionsError():
-            return CacheUnavailable(f"no free connection to Redis in time; raise max_connections or send less: {exc}")
+            return CacheUnavailable(f"{_NONE_FREE}: {exc}")
+        case sentinel.MasterNotFoundError() | async_sentinel.MasterNotFoundError() if _refused_by_sentinels(exc):
+            return NotPermitted(
+                "the Sentinels refuse user or password; theirs (not Redis's) are HEADWATER_REDIS_SENTINEL_USERNAME and "
+                "HEADWATER_REDIS_SENTINEL_PASSWORD"
+            )
         case exceptions.RedisError() | exceptions.RedisClusterException() | OSError() if error := _of_certificates(exc):
             return error
         case exceptions.TimeoutError() | TimeoutError():
@@ -53,6 +61,10 @@ def translate(exc: Exception) -> HeadwaterError:
         case exceptions.ResponseError():
             return _of_reply(exc)
     return CacheUnavailable(f"Redis failed: {exc}")
+
+
+def _refused_by_sentinels(exc: Exception) -> bool:
+    return any(word in str(exc) for word in ("Authentication", "NOAUTH", "WRONGPASS", "NOPERM"))
 
 
 def _of_certificates(exc: Exception) -> SettingError | None:
@@ -162,7 +174,47 @@ class _SyncPort:
             return pipe.execute(raise_on_error=False)
 
 
-class _SyncClusterPort(_SyncPort):
+class _BoundedSyncPort(_SyncPort):
+    """With no more calls at once than connections. redis-py's clients of Sentinels and Clusters have no pool that
+    waits for a free one."""
+
+    def __init__(
+        self,
+        client: redis.Redis | redis.RedisCluster,
+        reader: redis.Redis | redis.RedisCluster,
+        guard: _Guard,
+        settings: RedisSettings,
+    ) -> None:
+        super().__init__(client, reader, guard)
+        self._free = threading.Semaphore(settings.max_connections)
+        self._free_to_read = threading.Semaphore(settings.max_connections)
+        self._timeout = settings.timeout
+        self._read_timeout = settings.read_timeout
+
+    def read(self, command: Command) -> Any:
+        with _one_of(self._free_to_read, self._read_timeout):
+            return super().read(command)
+
+    def ask(self, command: Command) -> Any:
+        with _one_of(self._free, self._timeout):
+            return super().ask(command)
+
+    def batch(self, commands: Sequence[Command]) -> list[Any]:
+        with _one_of(self._free, self._timeout):
+            return super().batch(commands)
+
+
+@contextmanager
+def _one_of(free: threading.Semaphore, timeout: float) -> Iterator[None]:
+    if not free.acquire(timeout=timeout):
+        raise CacheUnavailable(_NONE_FREE)
+    try:
+        yield
+    finally:
+        free.release()
+
+
+class _SyncClusterPort(_BoundedSyncPort):
     def _send(self, command: Command) -> Any:
         if not everywhere(command):
             return super()._send(command)
@@ -241,7 +293,7 @@ class _AsyncPort:
         try:
             await asyncio.wait_for(free.acquire(), timeout)
         except TimeoutError as exc:
-            raise CacheUnavailable("no free connection to Redis in time; raise max_connections or send less") from exc
+            raise CacheUnavailable(_NONE_FREE) from exc
 
     async def _send(self, command: Command) -> Any:
         return await self._client.execute_command(*command)
@@ -314,8 +366,14 @@ class Connection:
             reader = sync_client(self.settings, self.settings.read_timeout)
         except _FAILURES as exc:
             raise translate(exc) from exc
-        port = (_SyncClusterPort if self.cluster else _SyncPort)(client, reader, self._guard)
-        return client, reader, SyncDriver(port)
+        return client, reader, SyncDriver(self._sync_port(client, reader))
+
+    def _sync_port(
+        self, client: redis.Redis | redis.RedisCluster, reader: redis.Redis | redis.RedisCluster
+    ) -> _SyncPort:
+        if not has_nodes(self.settings):
+            return _SyncPort(client, reader, self._guard)
+        return (_SyncClusterPort if self.cluster else _BoundedSyncPort)(client, reader, self._guard, self.settings)
 
     @property
     def async_driver(self) -> AsyncDriver:
@@ -344,8 +402,10 @@ class Connection:
             driver.close()
             for client in clients:
                 client.close()
-                for pool in _pools(client):
-                    pool.disconnect()
+                if isinstance(client, redis.Redis):  # `close` leaves a pool alone that the client was given
+                    client.connection_pool.disconnect()
+                    for each in sentinels_of(client):
+                        each.close()
 
     async def aclose(self) -> None:
         """The same for the running event loop."""
@@ -355,16 +415,10 @@ class Connection:
             await driver.close()
             for each in (client, reader):
                 await each.aclose()
-                for pool in _pools(each):
-                    await pool.disconnect()
-
-
-def _pools(client: Any) -> list[Any]:
-    """What closing a client leaves alone: the pool that it was given, and those to its sentinels. None of a Cluster."""
-    pool = getattr(client, "connection_pool", None)
-    manager = getattr(pool, "sentinel_manager", None)
-    sentinels = [] if manager is None else [sentinel.connection_pool for sentinel in manager.sentinels]
-    return sentinels if pool is None else [pool, *sentinels]
+                if isinstance(each, redis.asyncio.Redis):
+                    await each.connection_pool.disconnect()
+                    for sentinel_client in sentinels_of(each):
+                        await sentinel_client.aclose()
 
 
 _Loops = weakref.WeakKeyDictionary[

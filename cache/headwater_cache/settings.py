@@ -33,13 +33,16 @@ class RedisSettings:
         read_timeout: cache mode: seconds for a read, which has the source to go to; it also takes Redis for silent
             until a ping, in the background, is answered, so nobody else waits. At most ``timeout``.
         retries: further tries after a broken connection (never after a timeout: that would double the latency).
-        max_connections: connections per process and kind of client; a caller waits ``timeout`` for a free one.
+        max_connections: connections per process and kind of client (in a Cluster, of each node); a caller waits
+            ``timeout`` for a free one.
         replicas: so many must have a batch of change events before it counts as applied (WAIT); 0 = do not wait. It
             makes a failover lose less. No promise: a replica that did not answer may be the one that is promoted.
         ca: with TLS: path of the certificates (PEM) that signed the server's; ``None`` = those of the system. The
             certificate must hold the host that ``url`` names.
         cert: with TLS: path of our own certificate (PEM), for a Redis that asks for one (mutual TLS).
         key: path of its private key (PEM, not encrypted); ``None`` = it stands in ``cert``.
+        sentinel_username: at the Sentinels, which know other users than Redis does; ``None`` = the default user.
+        sentinel_password: at the Sentinels; ``None`` = they ask for none.
     """
 
     url: str
@@ -51,6 +54,8 @@ class RedisSettings:
     ca: str | None = None
     cert: str | None = None
     key: str | None = field(default=None, repr=False)
+    sentinel_username: str | None = None
+    sentinel_password: str | None = None
 
     def __post_init__(self) -> None:
         _check_numbers(self.url)
@@ -65,15 +70,29 @@ class RedisSettings:
             raise SettingError(f"HEADWATER_REDIS_READ_TIMEOUT is {self.read_timeout} s: pass more than 0, such as 30ms")
         object.__setattr__(self, "read_timeout", min(self.read_timeout, self.timeout))
         if not 0 <= self.retries <= 3:
-            raise SettingError(f"retries={self.retries}: pass 0 to 3; each one adds to the latency of a caller")
+            raise SettingError(
+                f"HEADWATER_REDIS_RETRIES is {self.retries}: pass 0 to 3; each one adds to the latency of a caller"
+            )
         if self.max_connections < 1:
-            raise SettingError(f"max_connections={self.max_connections}: pass at least 1")
+            raise SettingError(f"HEADWATER_REDIS_MAX_CONNECTIONS is {self.max_connections}: pass at least 1")
         if self.replicas < 0 or (self.replicas and urlsplit(self.url).scheme.endswith("+cluster")):
             raise SettingError(
                 f"HEADWATER_REDIS_REPLICAS is {self.replicas}: pass 0 or more; with redis+cluster:// pass 0, because "
                 "WAIT speaks for one primary"
             )
         self._check_certificates()
+        self._check_sentinel_user()
+
+    def _check_sentinel_user(self) -> None:
+        if self.sentinel_password is None and self.sentinel_username is None:
+            return
+        if not urlsplit(self.url).scheme.endswith("+sentinel"):
+            raise SettingError(
+                "HEADWATER_REDIS_SENTINEL_PASSWORD (or _USERNAME) is set, and HEADWATER_REDIS_URL names no Sentinels: "
+                "begin it with redis+sentinel://, or unset it"
+            )
+        if self.sentinel_password is None:
+            raise SettingError("HEADWATER_REDIS_SENTINEL_USERNAME is set without HEADWATER_REDIS_SENTINEL_PASSWORD")
 
     def _check_certificates(self) -> None:
         for name, path in {"CA": self.ca, "CERT": self.cert, "KEY": self.key}.items():
@@ -118,10 +137,14 @@ class RedisSettings:
             url=env.text("HEADWATER_REDIS_URL"),
             timeout=env.duration("HEADWATER_REDIS_TIMEOUT"),
             read_timeout=env.duration("HEADWATER_REDIS_READ_TIMEOUT"),
+            retries=env.integer("HEADWATER_REDIS_RETRIES"),
+            max_connections=env.integer("HEADWATER_REDIS_MAX_CONNECTIONS"),
             replicas=env.integer("HEADWATER_REDIS_REPLICAS"),
             ca=env.get("HEADWATER_REDIS_CA"),
             cert=env.get("HEADWATER_REDIS_CERT"),
             key=env.get("HEADWATER_REDIS_KEY"),
+            sentinel_username=env.get("HEADWATER_REDIS_SENTINEL_USERNAME"),
+            sentinel_password=env.get("HEADWATER_REDIS_SENTINEL_PASSWORD"),
         )
 
 

@@ -20,7 +20,7 @@ from redis.sentinel import Sentinel
 from headwater_cache.settings import RedisSettings
 from headwater_schemas.errors import SettingError
 
-__all__ = ["Client", "async_client", "is_cluster", "sync_client"]
+__all__ = ["Client", "async_client", "has_nodes", "is_cluster", "sentinels_of", "sync_client"]
 
 Client = redis.Redis | redis.RedisCluster
 AsyncClient = redis.asyncio.Redis | redis.asyncio.RedisCluster
@@ -39,6 +39,11 @@ def is_cluster(settings: RedisSettings) -> bool:
     return urlsplit(settings.url).scheme.endswith("+cluster")
 
 
+def has_nodes(settings: RedisSettings) -> bool:
+    """Whether the URL names several places: Sentinels, or nodes of a Cluster."""
+    return "+" in urlsplit(settings.url).scheme
+
+
 def sync_client(settings: RedisSettings, timeout: float | None = None) -> Client:
     """A client for threads; connects when first used. ``timeout``: of a reply, where it is not that of the settings.
 
@@ -46,11 +51,11 @@ def sync_client(settings: RedisSettings, timeout: float | None = None) -> Client
         SettingError: the URL lacks a part.
     """
     target = _target(settings, timeout or settings.timeout)
-    bounds = _bounds(settings, settings.timeout) | _tls(settings)
+    to_sentinels = _bounds(settings, settings.timeout) | _tls(settings) | _sentinel_user(settings)
     retry = Retry(NoBackoff(), settings.retries, _RETRIED)
     match target.kind:
         case "sentinel":
-            sentinel = Sentinel(target.nodes, sentinel_kwargs=bounds, retry=retry, **target.options)  # type: ignore[no-untyped-call]  # redis-py
+            sentinel = Sentinel(target.nodes, sentinel_kwargs=to_sentinels, retry=retry, **target.options)  # type: ignore[no-untyped-call]  # redis-py
             master: redis.Redis = sentinel.master_for(target.service)  # type: ignore[no-untyped-call]  # redis-py
             return master
         case "cluster":
@@ -68,11 +73,11 @@ def async_client(settings: RedisSettings, timeout: float | None = None) -> Async
         SettingError: the URL lacks a part.
     """
     target = _target(settings, timeout or settings.timeout)
-    bounds = _bounds(settings, settings.timeout) | _tls(settings)
+    to_sentinels = _bounds(settings, settings.timeout) | _tls(settings) | _sentinel_user(settings)
     retry = AsyncRetry(NoBackoff(), settings.retries, _RETRIED)
     match target.kind:
         case "sentinel":
-            sentinel = AsyncSentinel(target.nodes, sentinel_kwargs=bounds, retry=retry, **target.options)  # type: ignore[no-untyped-call]  # redis-py
+            sentinel = AsyncSentinel(target.nodes, sentinel_kwargs=to_sentinels, retry=retry, **target.options)  # type: ignore[no-untyped-call]  # redis-py
             master: redis.asyncio.Redis = sentinel.master_for(target.service)
             return master
         case "cluster":
@@ -84,12 +89,18 @@ def async_client(settings: RedisSettings, timeout: float | None = None) -> Async
     return redis.asyncio.Redis(connection_pool=pool)
 
 
+def sentinels_of(client: redis.Redis | redis.asyncio.Redis) -> list[Any]:
+    """The clients with which it asks Sentinels; to be closed as well, as redis-py does not."""
+    manager = getattr(client.connection_pool, "sentinel_manager", None)
+    return manager.sentinels if manager is not None else []
+
+
 def _target(settings: RedisSettings, timeout: float) -> _Target:
     url = urlsplit(settings.url)
     _, _, kind = url.scheme.partition("+")
     if not kind:
         return _Target("single", [], "", _bounds(settings, timeout) | _trust(settings))
-    options = _bounds(settings, timeout) | _tls(settings)
+    options = _bounds(settings, timeout) | _tls(settings) | {"max_connections": settings.max_connections}
     if url.username:
         options["username"] = unquote(url.username)
     if url.password:
@@ -110,6 +121,11 @@ def _nodes(url: SplitResult) -> list[tuple[str, int]]:
             raise SettingError(f"HEADWATER_REDIS_URL: {place!r} is not host:port; several are separated by commas")
         nodes.append((host.strip("[]"), int(port)))
     return nodes
+
+
+def _sentinel_user(settings: RedisSettings) -> dict[str, str]:
+    user = {"username": settings.sentinel_username, "password": settings.sentinel_password}
+    return {name: text for name, text in user.items() if text is not None}
 
 
 def _tls(settings: RedisSettings) -> dict[str, Any]:

@@ -88,11 +88,19 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("HEADWATER_REDIS_CA", None, "Path of the CA certificates (PEM) that signed Redis's; needs rediss://."),
     Setting("HEADWATER_REDIS_CERT", None, "Path of the client certificate (PEM), for mutual TLS; needs rediss://."),
     Setting("HEADWATER_REDIS_KEY", None, "Path of the client key (PEM); needed if not in the file of the certificate."),
+    Setting("HEADWATER_REDIS_SENTINEL_USERNAME", None, "User name at the Sentinels, if they have users."),
+    Setting("HEADWATER_REDIS_SENTINEL_PASSWORD", None, "Password at the Sentinels, if they ask for one.", secret=True),
     Setting("HEADWATER_REDIS_TIMEOUT", "300ms", "Time limit of one Redis command and of one connection attempt."),
     Setting(
         "HEADWATER_REDIS_READ_TIMEOUT",
         "30ms",
         "Time limit of a read in cache mode: then the source is asked, and Redis left alone until it answers a ping.",
+    ),
+    Setting("HEADWATER_REDIS_RETRIES", "1", "Further tries after a broken connection, 0 to 3; never after a timeout."),
+    Setting(
+        "HEADWATER_REDIS_MAX_CONNECTIONS",
+        "20",
+        "Connections to Redis per process and kind of client; callers wait HEADWATER_REDIS_TIMEOUT for a free one.",
     ),
     Setting("HEADWATER_REDIS_REPLICAS", "0", "Replicas that must have a batch of changes before it counts as applied."),
     # Producer

@@ -12,7 +12,7 @@ import redis
 
 from cache.redis_server import RedisServer
 
-__all__ = ["Watched", "watched"]
+__all__ = ["Watched", "folder_of", "sentinel_of", "watched"]
 
 
 class Watched:
@@ -20,10 +20,12 @@ class Watched:
 
     def __init__(self, folder: Path) -> None:
         at_once = ("--repl-diskless-sync-delay", "0")
-        self.primary = RedisServer(_folder(folder, "primary"), *at_once)
+        self.primary = RedisServer(folder_of(folder, "primary"), *at_once)
         of = ("--replicaof", f"127.0.0.1 {self.primary.port}")
-        self._replica = RedisServer(_folder(folder, "replica"), *of, *at_once)
-        self._sentinels = [_sentinel(_folder(folder, f"sentinel{number}"), self.primary.port) for number in range(3)]
+        self._replica = RedisServer(folder_of(folder, "replica"), *of, *at_once)
+        self._sentinels = [
+            sentinel_of(folder_of(folder, f"sentinel{number}"), self.primary.port) for number in range(3)
+        ]
         hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self._sentinels)
         self.url = f"redis+sentinel://{hosts}/main/0"
 
@@ -54,16 +56,18 @@ def watched(folder: Path) -> Iterator[Watched]:
         servers.kill()
 
 
-def _folder(parent: Path, name: str) -> Path:
+def folder_of(parent: Path, name: str) -> Path:
+    """A new folder."""
     folder = parent / name
     folder.mkdir()
     return folder
 
 
-def _sentinel(folder: Path, port: int) -> RedisServer:
+def sentinel_of(folder: Path, port: int, quorum: int = 2) -> RedisServer:
+    """One that watches over the primary at this port."""
     config = folder / "sentinel.conf"
     config.write_text(
-        f"sentinel monitor main 127.0.0.1 {port} 2\n"
+        f"sentinel monitor main 127.0.0.1 {port} {quorum}\n"
         "sentinel down-after-milliseconds main 300\nsentinel failover-timeout main 3000\n"
     )
     return RedisServer(folder, "--sentinel", config=config)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 import redis
 
 from cache.redis_server import RedisServer, free_port
-from cache.sentinels import watched
+from cache.sentinels import folder_of, sentinel_of, watched
 from headwater_cache import (
     Change,
     EntityCache,
@@ -24,7 +26,9 @@ from headwater_cache import (
     log_version,
 )
 from headwater_cache.testing import MemoryLog
-from headwater_schemas.errors import CacheUnavailable, SettingError, UsageError
+from headwater_cache.topology import async_client, sync_client
+from headwater_schemas.errors import CacheUnavailable, NotPermitted, SettingError, UsageError
+from headwater_schemas.settings import Environment
 
 P0 = TopicPartition("flights.changes", 0)
 
@@ -168,6 +172,107 @@ def test_r19_a_sentinel_failover_is_followed_and_repaired(tmp_path: Path, name: 
             keys = ["a", *(f"k{number}" for number in range(1, 50))]
             assert cache.get_many(keys) == dict.fromkeys(keys, 1)
             assert cache.check_continuity({P0: 50}) is None
+
+
+@pytest.fixture
+def lone(tmp_path: Path) -> Iterator[tuple[RedisServer, RedisServer]]:
+    """A primary and one sentinel that decides alone."""
+    primary = RedisServer(folder_of(tmp_path, "primary"))
+    sentinel = sentinel_of(folder_of(tmp_path, "sentinel"), primary.port, quorum=1)
+    try:
+        yield primary, sentinel
+    finally:
+        sentinel.kill()
+        primary.kill()
+
+
+@pytest.mark.parametrize("user", [None, "headwater"])
+async def test_sentinels_that_ask_for_a_password_get_it(
+    lone: tuple[RedisServer, RedisServer], name: str, user: str | None
+) -> None:
+    """A user of theirs, which Redis does not know; threads, coroutines, and the channel of a near cache."""
+    _, sentinel = lone
+    with sentinel.client() as client:
+        if user:
+            _do(client, "ACL", "SETUSER", user, "on", "+@all", ">s3cret")
+        _do(client, "ACL", "SETUSER", "default", "resetpass", ">s3cret" if user is None else ">other")
+    url = f"redis+sentinel://127.0.0.1:{sentinel.port}/main/0"
+    right = RedisSettings(url, timeout=1, sentinel_username=user, sentinel_password="s3cret")
+    with EntityCache[int](name, right, log=MemoryLog(), near=NearPolicy()) as cache:
+        cache.put("a", 1)
+        assert cache.get("a") == 1
+        assert await cache.aget_many(["a"]) == {"a": 1}
+        await cache.aclose()
+    for wrong in (RedisSettings(url, timeout=1), RedisSettings(url, timeout=1, sentinel_password="wr0ng")):
+        with EntityCache[int](name, wrong) as cache:
+            with pytest.raises(NotPermitted, match="HEADWATER_REDIS_SENTINEL_PASSWORD") as refused:
+                cache.check()
+            with pytest.raises(NotPermitted, match="HEADWATER_REDIS_SENTINEL_PASSWORD"):
+                await cache.acheck()
+            assert "wr0ng" not in str(refused.value) + repr(wrong)
+            await cache.aclose()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"url": "redis://127.0.0.1", "sentinel_password": "x"}, "names no Sentinels"),
+        ({"url": "redis+sentinel://127.0.0.1:1/main", "sentinel_username": "x"}, "without"),
+    ],
+)
+def test_a_user_of_sentinels_needs_sentinels_and_a_password(settings: dict[str, str], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        RedisSettings(**settings)  # type: ignore[arg-type]  # all of these are texts
+
+
+def test_connections_and_retries_come_from_the_environment() -> None:
+    env = {"HEADWATER_REDIS_MAX_CONNECTIONS": "7", "HEADWATER_REDIS_RETRIES": "0"}
+    settings = RedisSettings.from_env(Environment(env))
+
+    assert (settings.max_connections, settings.retries) == (7, 0)
+    for name, text in (("HEADWATER_REDIS_MAX_CONNECTIONS", "0"), ("HEADWATER_REDIS_RETRIES", "9")):
+        with pytest.raises(SettingError, match=name):
+            RedisSettings.from_env(Environment({name: text}))
+
+
+def test_each_client_has_no_more_connections_than_it_may() -> None:
+    """By Sentinels as well; a Cluster's client has so many to each node."""
+    for url in ("redis://127.0.0.1:1", "redis+sentinel://127.0.0.1:1/main"):
+        settings = RedisSettings(url, max_connections=3)
+        for client in (sync_client(settings), async_client(settings)):
+            assert client.connection_pool.max_connections == 3  # type: ignore[union-attr]  # no Cluster
+
+
+async def test_callers_wait_for_a_connection_behind_sentinels(lone: tuple[RedisServer, RedisServer], name: str) -> None:
+    """Twenty threads share two connections, and so do coroutines; nobody fails."""
+    primary, sentinel = lone
+    url = f"redis+sentinel://127.0.0.1:{sentinel.port}/main/0"
+    with EntityCache[int](name, RedisSettings(url, timeout=5, max_connections=2), cold="miss") as cache:
+        await _use_at_once(cache)
+        assert _connections(primary) <= 4  # threads two, coroutines two
+        await cache.aclose()
+
+
+async def test_callers_wait_for_a_connection_to_a_cluster(
+    cluster: list[RedisServer], cluster_url: str, name: str
+) -> None:
+    with EntityCache[int](name, RedisSettings(cluster_url, timeout=5, max_connections=2), cold="miss") as cache:
+        await _use_at_once(cache)
+        assert max(map(_connections, cluster)) <= 8  # two kinds of client for each of both
+        await cache.aclose()
+
+
+async def _use_at_once(cache: EntityCache[int]) -> None:
+    with ThreadPoolExecutor(20) as pool:
+        assert list(pool.map(cache.get, [f"k{number}" for number in range(200)])) == [None] * 200
+    assert await asyncio.gather(*(cache.aget(f"k{number}") for number in range(200))) == [None] * 200
+
+
+def _connections(server: RedisServer) -> int:
+    """From clients with a name or without, but for sentinels, nodes of a cluster and the one that asks."""
+    with server.client() as client:
+        others = [each for each in client.client_list() if "sentinel" not in each["name"] and each["flags"] == "N"]
+        return len(others) - 1
 
 
 async def test_slots_that_move_are_followed(cluster: list[RedisServer], cluster_url: str, name: str) -> None:
