@@ -14,4 +14,5 @@ elseif old ~= ARGV[4] then
   return {'c', redis.call('GET', KEYS[1])}
 end
 if redis.call('SET', KEYS[1] .. ':l', ARGV[1], 'NX', 'PX', ARGV[2]) then return {'g'} end
+if redis.call('GET', KEYS[1] .. ':l') == ARGV[1] then return {'g'} end -- asked again, because the first reply was lost
 return {'h'}

@@ -14,6 +14,7 @@ from headwater_cache.errors import LockLost, LockTaken
 from headwater_cache.scripts import EXTEND, LOCK, RELEASE
 from headwater_cache.space import Space
 from headwater_cache.steps import Pause, Step, evaluate
+from headwater_cache.writes import lease_token
 from headwater_schemas.durations import Duration, seconds
 from headwater_schemas.errors import CacheUnavailable, Overloaded, UsageError
 
@@ -42,6 +43,7 @@ class Lock:
             raise UsageError(f"ttl={ttl!r}, wait={wait!r}: pass at least 10ms, and a wait of 0 or more")
         self._runner = runner
         self._token = 0
+        self._name = lease_token()
 
     @property
     def token(self) -> int:
@@ -97,7 +99,7 @@ class Lock:
             yield from space.look()
         deadline, pause = space.clock.monotonic() + self._wait, 0.01
         while True:
-            token = yield from evaluate(LOCK, [self._key], [self._ttl_ms])
+            token = yield from evaluate(LOCK, [self._key], [self._ttl_ms, self._name])
             if token:
                 self._token = int(token)
                 return
@@ -108,13 +110,13 @@ class Lock:
             pause = min(2 * pause, 0.2)
 
     def _extend(self) -> Step[None]:
-        if not (yield from evaluate(EXTEND, [self._key], [str(self.token), self._ttl_ms])):
+        if not (yield from evaluate(EXTEND, [self._key], [f"{self.token}:{self._name}", self._ttl_ms])):
             raise LockLost(f"{self.name!r} of {self._space.name} is no longer held with token {self.token}")
 
     def _release(self) -> Step[None]:
         """Give it back, unless it is another's by now; if Redis is away it ends by itself."""
         token, self._token = self._token, 0
         try:
-            yield from evaluate(RELEASE, [self._key], [str(token)])
+            yield from evaluate(RELEASE, [self._key], [f"{token}:{self._name}"])
         except (CacheUnavailable, Overloaded):
             return

@@ -23,7 +23,7 @@ class Model:
         elif old[:SEEN_SIZE] != seen:
             return [b"c", old or None]
         if key in self.leases:
-            return [b"h"]
+            return [b"g" if self.leases[key] == token else b"h"]
         self.leases[key] = token
         return [b"g"]
 

@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 import redis
 
+from cache.driving import Driven
 from cache.redis_server import RedisServer
+from cache.resp import RespPort
 from headwater_cache import EntityCache, InvalidKey, LockLost, LockTaken
+from headwater_cache.steps import Ask
 from headwater_schemas.errors import CacheUnavailable, UsageError
 
 
@@ -81,6 +84,23 @@ def test_r10_a_holder_that_slept_past_the_end_is_told_and_can_be_told_by_its_tok
             sleeper.__exit__(None, None, None)
             with pytest.raises(LockTaken), cache.lock("report", wait=0):
                 pass
+
+
+def test_a_lock_whose_grant_was_lost_on_the_way_is_granted_again(cache: EntityCache[int], port: RespPort) -> None:
+    """A retry, of the connection or of the caller, does not wait for itself."""
+    cache.check()
+    lock = cache.lock("report", wait=0)
+    taking = Driven(port, lock._take()).up_to(lambda request: isinstance(request, Ask))
+    assert isinstance(taking.request, Ask)
+    granted = port.ask(taking.request.command)
+    taking.finish()
+    assert str(lock.token) == granted.decode()
+    lock.extend()
+    with pytest.raises(LockTaken), cache.lock("report", wait=0):
+        pass
+    lock.__exit__(None, None, None)
+    with cache.lock("report", wait=0):
+        pass
 
 
 def test_a_held_lock_is_extended(cache: EntityCache[int], raw: redis.Redis, name: str) -> None:

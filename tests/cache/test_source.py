@@ -13,7 +13,9 @@ from contextlib import ExitStack
 import pytest
 import redis
 
+from cache.driving import Driven
 from cache.redis_server import RedisServer
+from cache.resp import RespPort
 from cache.table import Table
 from headwater_cache import (
     CachePolicy,
@@ -28,6 +30,8 @@ from headwater_cache import (
     cached,
     version,
 )
+from headwater_cache.scripts import ACQUIRE
+from headwater_cache.steps import Ask, Pause
 from headwater_schemas.clock import ManualClock
 from headwater_schemas.errors import CacheUnavailable, UsageError
 
@@ -495,6 +499,22 @@ def test_tags_are_several_texts(make: Make) -> None:
         make().invalidate_tags("")
     with pytest.raises(UsageError, match="several"):
         make(source=None).load("a", lambda: Loaded(1, 1, "tag"))
+
+
+def test_a_lease_whose_grant_was_lost_on_the_way_is_granted_again(make: Make, table: Table, port: RespPort) -> None:
+    """A retry of the connection does not wait for itself."""
+    cache = make()
+    cache.check()
+    table.write("k", 1)
+    reading = Driven(port, cache._read("k", None, None))
+    reading.up_to(lambda request: isinstance(request, Ask) and request.command[1] == ACQUIRE.sha)
+    assert isinstance(reading.request, Ask)
+    assert port.ask(reading.request.command) == [b"g"]
+    reading.answer()
+
+    assert not isinstance(reading.request, Pause)
+    assert reading.finish().value == 1
+    assert cache.explain("k").state == "V"
 
 
 # The decorator
