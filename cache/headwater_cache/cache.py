@@ -40,9 +40,9 @@ V = TypeVar("V")
 class EntityCache(Operations, Generic[V]):
     """A versioned write-through cache of one kind of thing, over Redis. It converges on its source of truth.
 
-    Every operation exists twice, ``get`` for threads and ``aget`` for asyncio, over one core; one object serves both,
-    and any number of threads and loops. Nothing is connected before the first call, which also checks that this Redis
-    can keep the promises (``check`` does so at once).
+    Every operation that asks Redis exists twice, ``get`` for threads and ``aget`` for asyncio, over one core; one
+    object serves both, and any number of threads and loops. Nothing is connected before the first call, which also
+    checks that this Redis can keep the promises (``check`` does so at once).
 
     Args:
         name: namespace of the keys, ``entity`` of the change events, label of the metrics.

@@ -99,6 +99,10 @@ class Operations(Core):
         """The epoch that processes without a fixed one read."""
         return self._sync(live_epoch(self._space))
 
+    async def alive_epoch(self) -> int:
+        """``live_epoch`` for asyncio."""
+        return await self._async(live_epoch(self._space))
+
     def go_live(self) -> None:
         """Make the fixed epoch of this cache the live one; other processes follow within 5 s.
 
@@ -110,6 +114,10 @@ class Operations(Core):
         """
         self._sync(self._checked(go_live(self._space)))
 
+    async def ago_live(self) -> None:
+        """``go_live`` for asyncio."""
+        await self._async(self._checked(go_live(self._space)))
+
     def drop_epoch(self, epoch: int) -> int:
         """Delete what a retired epoch has left, a page at a time; the number of names.
 
@@ -117,6 +125,10 @@ class Operations(Core):
             UsageError: it is not retired.
         """
         return self._sync(self._checked(drop_epoch(self._space, epoch)))
+
+    async def adrop_epoch(self, epoch: int) -> int:
+        """``drop_epoch`` for asyncio."""
+        return await self._async(self._checked(drop_epoch(self._space, epoch)))
 
     def auditor(self, *, share: float = 0.01, repair: bool = False) -> Auditor:
         """An auditor of a share of the keys; feed it change events, and pass it to ``audit`` now and then.
@@ -139,9 +151,17 @@ class Operations(Core):
         """What ``remember_snapshot`` was given last in this epoch; it is lost together with the entries."""
         return self._sync(self._snapshot(None))
 
+    async def arecall_snapshot(self) -> bytes | None:
+        """``recall_snapshot`` for asyncio."""
+        return await self._async(self._snapshot(None))
+
     def remember_snapshot(self, data: bytes) -> None:
         """Keep beside the entries how far the snapshot of a table is; see ``TableView``."""
         self._sync(self._snapshot(data))
+
+    async def aremember_snapshot(self, data: bytes) -> None:
+        """``remember_snapshot`` for asyncio."""
+        await self._async(self._snapshot(data))
 
     def _snapshot(self, data: bytes | None) -> Step[bytes | None]:
         if self._space.due():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 
 import pytest
@@ -101,3 +102,30 @@ def test_the_live_epoch_is_not_dropped(live: EntityCache[int]) -> None:
     live.check()
     with pytest.raises(UsageError, match="not retired"):
         live.drop_epoch(1)
+
+
+async def test_an_epoch_is_changed_from_coroutines_too(
+    live: EntityCache[int], redis_url: str, name: str, clock: ManualClock
+) -> None:
+    """And what was remembered of its snapshot ends with it."""
+    live.put("a", 1)
+    await live.aremember_snapshot(b"half")
+    async with EntityCache[int](name, redis_url, epoch=await live.alive_epoch() + 1) as fresh:
+        with pytest.raises(ViewNotReady):
+            await fresh.ago_live()
+        await fresh.amark_ready([0], total=1)
+        await fresh.ago_live()
+    clock.advance(5)
+
+    assert await live.arecall_snapshot() is None
+    assert await live.alive_epoch() == 2
+    assert await live.adrop_epoch(1) > 0
+    await live.aclose()
+
+
+def test_every_operation_exists_for_threads_and_for_asyncio() -> None:
+    """But for what asks nobody: it makes an object, or tells a name."""
+    public = {name for name, _ in inspect.getmembers(EntityCache, callable) if not name.startswith("_")}
+    makes = {"from_env", "buffer", "lock", "auditor"}
+
+    assert {name for name in public - makes if f"a{name}" not in public and name[1:] not in public} == set()
