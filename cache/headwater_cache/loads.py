@@ -26,7 +26,7 @@ from headwater_cache.metrics import (
     VERSION_CONFLICT,
 )
 from headwater_cache.probation import Probation
-from headwater_cache.reads import Reading, Verdict, fetch_many, judge, needed, request_counters
+from headwater_cache.reads import Reading, Unstored, Verdict, fetch_many, judge, needed, request_counters
 from headwater_cache.scripts import APPLY as APPLY_SCRIPT
 from headwater_cache.scripts import PASS, apply_args
 from headwater_cache.source import Loaded
@@ -45,6 +45,8 @@ _log = logging.getLogger(__name__)
 V = TypeVar("V")
 Load = Callable[..., Any]
 """A plain or async function that gives ``Loaded``, a bare value (no version: only leases order it) or ``None``."""
+
+_STORED: tuple[ApplyOutcome | None, ...] = ("applied", "created", "refreshed", "equal")
 
 
 class Want(NamedTuple):
@@ -222,7 +224,7 @@ class SourceReads(Generic[V]):
                 return (yield from self._pass(want))
             if want.min_version is None or (reading.version or ZERO) >= want.min_version:
                 self._requests["miss"].inc()
-                return reading
+                return Unstored(*reading)
 
     def _fly(self, key: str, load: Step[Reading[V]]) -> Step[Reading[V]]:
         try:
@@ -282,7 +284,7 @@ class SourceReads(Generic[V]):
             return reading._replace(stale=True)
         if want.min_version is not None and (reading.version or ZERO) < want.min_version:
             raise NotVisibleYet(f"{want.key!r}: the source of {self._space.name} gave a version older than the token's")
-        return reading
+        return reading if outcome in _STORED else Unstored(*reading)
 
     def _load(self, want: Want, tag_clock: int) -> Step[tuple[Reading[V], bytes, str]]:
         began = self._space.clock.monotonic()
@@ -363,7 +365,7 @@ class SourceReads(Generic[V]):
 
     def _unstored(self, want: Want) -> Step[Reading[V]]:
         reading, _, _ = yield from self._load(want, 0)
-        return reading
+        return Unstored(*reading)
 
     def _stale(self, want: Want, entry: Entry | None) -> Reading[V] | None:
         """The expired value, if this caller and the policy accept one."""

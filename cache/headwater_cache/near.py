@@ -10,7 +10,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from theine_core import TlfuCore, spread
 
 from headwater_cache.metrics import L1_ENTRIES, L1_EVICTIONS, L1_FLUSHES, REQUESTS
-from headwater_cache.reads import Reading
+from headwater_cache.reads import Reading, Unstored
 from headwater_cache.space import Space
 from headwater_cache.tracking import Channel
 from headwater_cache.versions import ZERO
@@ -113,7 +113,14 @@ class NearCache(Generic[V]):
             if self._epoch != self._space.epoch:
                 self._epoch = self._space.epoch
                 self._clear()
-            if reading is None or not self._live or reading.stale or reading.value is None or reading.version is None:
+            if (
+                reading is None
+                or not self._live
+                or isinstance(reading, Unstored)
+                or reading.stale
+                or reading.value is None
+                or reading.version is None
+            ):
                 return
             kept = self._entries.get(key)
             if kept is None or (kept.reading.version or ZERO) <= reading.version:

@@ -16,7 +16,7 @@ from headwater_cache.values import ValueCodec
 from headwater_cache.versions import Version, VersionToken
 from headwater_schemas.errors import UsageError
 
-__all__ = ["Reading", "Verdict", "ViewReads", "judge"]
+__all__ = ["Reading", "Unstored", "Verdict", "ViewReads", "judge"]
 
 V = TypeVar("V")
 Result = Literal["hit", "stale", "negative", "miss", "bypass", "error"]
@@ -38,6 +38,11 @@ class Reading(NamedTuple, Generic[V]):
     value: V | None
     version: Version | None = None
     stale: bool = False
+
+
+class Unstored(Reading[V]):
+    """A reading that Redis was not given, or that another reader's load brought. No near cache keeps it: Redis tells of
+    no change of what it does not hold, and what changed during a load that began earlier was told before."""
 
 
 def judge(entry: Entry | None, domain: str, now: int) -> Verdict:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from cache.resp import RespPort
-from headwater_cache.steps import Ask, Batch, Call, Pause, Request, Spawn, Step
+from headwater_cache.steps import Ask, Batch, Call, Join, Pause, Request, Spawn, Step
 
 T = TypeVar("T")
 
@@ -62,6 +62,8 @@ class Driven(Generic[T]):
                 return function(*args)
             case Pause():
                 return None
+            case Join(future):
+                return future.result(10)
             case Spawn(step):
                 Driven(self._port, step).finish()
                 return None

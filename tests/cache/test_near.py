@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import redis
 
+from cache.driving import Driven
 from cache.redis_server import RedisServer
 from cache.resp import RespPort
-from headwater_cache import EntityCache, Loaded, NearPolicy, RedisSettings
-from headwater_cache.steps import Ask, Command, Request
+from cache.table import Table
+from headwater_cache import CachePolicy, EntityCache, Loaded, NearPolicy, RedisSettings
+from headwater_cache.steps import Ask, Command, Join, Request
 from headwater_cache.testing import MemoryLog
 from headwater_ops.testing.proxy import Proxy
 from headwater_schemas.clock import ManualClock
@@ -233,6 +237,71 @@ def test_r22_a_read_that_a_tag_overtook_is_not_kept(
 
     assert end.value.value.value == 1
     assert near_tagged._near.get("a") is None
+
+
+class Held(Table):
+    """A table whose load of ``k`` waits, with the row in its hand, to be let go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded, self.go_on = threading.Event(), threading.Event()
+        for key in ("warm-up", "k"):
+            self.write(key, 1)
+
+    def load(self, key: str) -> Loaded[int] | None:
+        found = super().load(key)
+        if key == "k" and not self.loaded.is_set():
+            self.loaded.set()
+            assert self.go_on.wait(10)
+        return found
+
+
+@pytest.fixture
+def held() -> Held:
+    return Held()
+
+
+@pytest.fixture
+def near_held(redis_url: str, name: str, held: Held) -> Iterator[EntityCache[int]]:
+    near, policy = NearPolicy(ttl="10m", ping="50ms"), CachePolicy(wait="30s", lease_ttl="30s")
+    with EntityCache(name, redis_url, mode="cache", source=held, near=near, policy=policy) as cache:
+        keep(cache, "warm-up")
+        yield cache
+
+
+def test_r24_a_load_whose_lease_was_lost_is_not_kept(
+    near_held: EntityCache[int], held: Held, redis_url: str, name: str
+) -> None:
+    """Redis tells of no invalidation of a key that it does not hold (R24)."""
+    with ThreadPoolExecutor(1) as pool, EntityCache[int](name, redis_url, mode="cache") as other:
+        reading = pool.submit(near_held.get, "k")
+        assert held.loaded.wait(10)
+        held.rows["k"] = (2, 3)
+        other.invalidate("k")
+        held.go_on.set()
+
+        assert reading.result(10) == 1
+        assert near_held.get("k") == 2
+
+
+def test_r24_a_load_that_began_before_the_change_is_not_kept_for_who_joined_it_after(
+    near_held: EntityCache[int], held: Held, redis_url: str, name: str, port: RespPort
+) -> None:
+    """The change has dropped the reservation of who loads, not of who came later and waits for the same load (R24)."""
+    near = near_held._near
+    assert near is not None
+    with ThreadPoolExecutor(1) as pool, EntityCache(name, redis_url, mode="cache", source=held) as other:
+        first = pool.submit(near_held.get, "k")
+        assert held.loaded.wait(10)
+        other.put("k", 2)
+        eventually(lambda: "k" not in near._reserved)
+        second = Driven(port, near_held._read("k", None, None))
+        second.up_to(lambda request: isinstance(request, Join))
+        held.go_on.set()
+
+        assert (first.result(10), second.finish().value) == (1, 1)
+        assert near.get("k") is None
+        assert near_held.get("k") == 2
 
 
 def test_a_value_is_kept_no_longer_than_its_ttl(near: EntityCache[int], clock: ManualClock) -> None:
