@@ -160,7 +160,7 @@ def test_a_scope_that_no_route_asks_for_is_refused_and_the_others_are_named(tmp_
 
     assert "[keys.operator]" in str(refused.value)
     assert f"no scope '{scope}'" in str(refused.value)
-    assert "tasks:read, tasks:write, events:write, cache:read, cache:write or" in str(refused.value)
+    assert "tasks:read, tasks:write, events:write, cache:read, cache:values, cache:write or" in str(refused.value)
 
 
 def test_a_missing_key_file_is_refused(tmp_path: Path) -> None:
