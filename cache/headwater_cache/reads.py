@@ -94,12 +94,18 @@ class ViewReads(Generic[V]):
             yield from space.look()
         names = [space.key(key) for key in keys]
         replies = yield from fetch_many(names, space.cluster)
+        looked = None in replies
+        if looked and (yield from self._moved(keys[0], names[0])):
+            return (yield from self.read_many(keys))
         readings = []
         for key, name, data in zip(keys, names, replies, strict=True):
-            readings.append((yield from self._settle(key, name, data, None)))
+            readings.append((yield from self._settle(key, name, data, None, looked)))
         return readings
 
-    def _settle(self, key: str, name: str, data: bytes | None, need: Version | None) -> Step[Reading[V]]:
+    def _settle(
+        self, key: str, name: str, data: bytes | None, need: Version | None, looked: bool = False
+    ) -> Step[Reading[V]]:
+        """What an entry amounts to. ``looked``: at the live epoch, since the entry was read."""
         space = self._space
         deadline = 0.0
         pause = 0.004
@@ -107,6 +113,8 @@ class ViewReads(Generic[V]):
             entry = unpack(data) if data is not None else None
             verdict = judge(entry, space.domain, 0)
             if entry is None and need is None:
+                if not looked and (yield from self._moved(key, name)):
+                    return (yield from self.read(key, None, None))
                 return (yield from self._absent(key))
             if entry is not None and verdict != "fence" and (need is None or entry.version >= need):
                 return self._serve(entry, verdict)
@@ -116,7 +124,7 @@ class ViewReads(Generic[V]):
                 raise self._not_yet(key, entry, need)
             yield Pause(pause * space.random.uniform(0.5, 1.0))
             pause = min(pause * 2, 0.05)
-            data = yield Ask(("GET", name))
+            data, looked = (yield Ask(("GET", name))), False
 
     def _serve(self, entry: Entry, verdict: Verdict) -> Reading[V]:
         if verdict == "negative":
@@ -125,6 +133,13 @@ class ViewReads(Generic[V]):
         value = self._values.decode(entry.schema_id, entry.payload)
         self._requests["hit"].inc()
         return Reading(value, entry.version)
+
+    def _moved(self, key: str, name: str) -> Step[bool]:
+        """Whether another epoch went live since ``name`` was read. That one may have been dropped, keys and all."""
+        if self._space.fixed_epoch is not None:
+            return False
+        yield from self._space.look()
+        return self._space.key(key) != name
 
     def _absent(self, key: str) -> Step[Reading[V]]:
         if self._cold == "raise":

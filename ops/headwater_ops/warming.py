@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from headwater_cache import (
     log_version,
 )
 from headwater_cache.events import ChangeDecoder
+from headwater_cache.space import EPOCH_CHECK_SECONDS
 from headwater_schemas.codec import Codec
 from headwater_schemas.errors import BadRecord
 from headwater_schemas.settings import Environment, KafkaSettings
@@ -32,15 +33,27 @@ __all__ = ["warm_view"]
 
 _log = logging.getLogger(__name__)
 _BATCH = 500
+_GRACE = EPOCH_CHECK_SECONDS + 1.0  # seconds: by then every process has left the retired epoch
 _CLOSE = 1000  # records behind the end at which the new epoch may go live: the sync replays them
 
 
 def warm_view(
-    env: Environment, entity: str, topic: str | None, *, topic_epoch: int, rate: int, swap: bool
+    env: Environment,
+    entity: str,
+    topic: str | None,
+    *,
+    topic_epoch: int,
+    rate: int,
+    swap: bool,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> tuple[int, int]:
     """Fill the next epoch of a view to the end of its log, and make it live. The epoch, and how many changes it took.
 
-    Goes on where an earlier call stopped. Blocks, with a progress bar.
+    Goes on where an earlier call stopped. Blocks, with a progress bar. The retired epoch is deleted a few seconds after
+    the swap: until then some process may still read it.
+
+    Args:
+        sleep: waits so many seconds for that.
 
     Raises:
         UnknownTopic: there is no such change topic.
@@ -67,6 +80,7 @@ def warm_view(
             fresh.mark_ready(positions=_positions(ends), total=len(partitions))
             if swap:
                 fresh.go_live()
+                sleep(_GRACE)
                 fresh.drop_epoch(retired)
     finally:
         codec.close()

@@ -24,12 +24,16 @@ from typer.testing import CliRunner, Result
 from cache.redis_server import RedisServer, free_port
 from cache.table import Table
 from headwater_cache import EntityCache, Loaded
+from headwater_cache.space import EPOCH_CHECK_SECONDS
+from headwater_ops import warming
 from headwater_ops.commands.cache import app
 from headwater_schemas.clock import ManualClock
 from headwater_schemas.errors import UsageError
+from headwater_schemas.settings import Environment
 
 Run = Callable[..., Result]
 Change = Callable[[str, Any], None]
+GRACE = warming._GRACE
 
 
 @pytest.fixture
@@ -49,8 +53,9 @@ def entity(bootstrap: str, unique: Callable[[str], str]) -> str:
 
 
 @pytest.fixture
-def follow(bootstrap: str, redis_url: str) -> Run:
-    """The same, with Kafka."""
+def follow(bootstrap: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The same, with Kafka; nobody else reads the epochs that it retires."""
+    monkeypatch.setattr(warming, "_GRACE", 0)
     env = _settings(redis_url) | {"HEADWATER_KAFKA_BOOTSTRAP": bootstrap}
     return lambda *arguments: CliRunner().invoke(app, list(map(str, arguments)), env=env)
 
@@ -95,6 +100,29 @@ def test_a_view_is_warmed_read_and_explained(follow: Run, change: Change, entity
     poison.flush(30)
     assert "epoch 3, now live" in follow("warm", entity).output
     assert json.loads(follow("explain", entity, "N7", "--json").stdout)["state"] == "F"
+
+
+def test_a_retired_epoch_is_deleted_when_nobody_can_read_it_any_more(
+    follow: Run, change: Change, entity: str, bootstrap: str, redis_url: str
+) -> None:
+    """Another process looks every five seconds which epoch is live; so long it reads the retired one."""
+    change("N1", {"seats": 1})
+    assert follow("warm", entity).exit_code == 0
+    env = Environment(_settings(redis_url) | {"HEADWATER_KAFKA_BOOTSTRAP": bootstrap})
+    waited: list[float] = []
+    with redis.Redis.from_url(redis_url) as client:
+
+        def sleep(duration: float) -> None:
+            waited.append(duration)
+            assert client.get(f"{entity}:epoch") == b"3"
+            assert client.exists(f"{{{entity}:2:N1}}")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(warming, "_GRACE", GRACE)
+            warming.warm_view(env, entity, None, topic_epoch=0, rate=50_000, swap=True, sleep=sleep)
+
+        assert waited[0] > EPOCH_CHECK_SECONDS
+        assert not client.exists(f"{{{entity}:2:N1}}")
 
 
 def test_an_audit_tells_a_view_that_stands_still(follow: Run, change: Change, entity: str, redis_url: str) -> None:

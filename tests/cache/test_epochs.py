@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import redis
@@ -54,6 +54,25 @@ def test_r15_a_new_epoch_takes_over_at_once_when_it_is_ready(
     assert live.get("b") is None
     assert live.get("a") == 1
     assert live.drop_epoch(1) > 0
+
+
+@pytest.mark.parametrize("ask", [lambda cache: cache.get("a"), lambda cache: cache.get_many(["b", "a"]).get("a")])
+def test_a_reader_of_an_epoch_that_was_dropped_under_it_finds_the_live_one(
+    live: EntityCache[int], redis_url: str, name: str, log: MemoryLog, ask: Callable[[EntityCache[int]], int | None]
+) -> None:
+    """It has just looked which epoch is live, and would not look again for seconds: a miss makes it look."""
+    live.put("a", 1)
+    live.apply_many(log.changes)
+    live.mark_ready([0], total=1)
+    assert ask(live) == 1
+    with EntityCache[int](name, redis_url, epoch=2) as fresh:
+        fresh.apply_many(log.changes)
+        fresh.mark_ready([0], total=1)
+        fresh.go_live()
+        fresh.drop_epoch(1)
+
+    assert ask(live) == 1
+    assert live.get("b") is None
 
 
 def test_a_consumer_that_is_ahead_of_the_new_epoch_goes_back(
