@@ -502,14 +502,12 @@ class StreamApp(faust.App):
             await self._transactional.close(timeout=10.0)
 
     async def caught_up(self, topic: str) -> dict[TP, int]:
-        """Our partitions of a handled topic whose every record is settled, up to the end that the last fetch showed,
-        each with that offset. Asks no broker."""
+        """Our partitions of a handled topic whose every record is settled, up to the end that the last fetch met, each
+        with the offset behind the last one. Asks no broker."""
         consumer = self._consumer
         if self.pool is None or not isinstance(consumer, Consumer):
             return {}
-        settled = self.pool.settled(topic)
-        ends = await consumer.group.ask.ends(settled) if settled else {}
-        return {tp: at for tp, at in settled.items() if tp in ends and at >= ends[tp]}
+        return {tp: at for tp, at in self.pool.settled(topic).items() if consumer.at_end(tp, at)}
 
     async def rewind(self, rewind: Rewind) -> None:
         """Read partitions of handled topics again from further back, as if a batch handler had raised it."""

@@ -58,9 +58,13 @@ class Place:
         topic = NewTopic(f"{entity}.changes", num_partitions=2, replication_factor=1)
         admin.create_topics([topic])[topic.topic].result(30)
 
-    def change(self, *changes: tuple[str, int | None]) -> None:
-        """Acknowledged change events."""
-        producer = Producer({"bootstrap.servers": self.bootstrap, "acks": "all"})
+    def change(self, *changes: tuple[str, int | None], transaction: str | None = None) -> None:
+        """Acknowledged change events; ``transaction``: in one that is committed, by this transactional id."""
+        identity = {} if transaction is None else {"transactional.id": transaction}
+        producer = Producer({"bootstrap.servers": self.bootstrap, "acks": "all", **identity})
+        if transaction is not None:
+            producer.init_transactions()
+            producer.begin_transaction()
         encode = self.codec.encoder("task.changes")
         for key, value in changes:
             event = {
@@ -75,6 +79,8 @@ class Place:
             }
             producer.produce(f"{self.entity}.changes", encode(event), key, partition=ord(key[0]) % 2)
         assert producer.flush(30) == 0
+        if transaction is not None:
+            producer.commit_transaction()
 
     @asynccontextmanager
     async def worker(self, decoder: ChangeDecoder | None = None) -> AsyncIterator[Watched]:
@@ -133,6 +139,26 @@ async def test_r19_partitions_are_compared_with_redis_when_they_are_assigned(pla
         expected = {TopicPartition(topic, 0): 2, TopicPartition(topic, 1): 3}
         assert {tp: at for positions, _ in cache.compared for tp, at in positions.items()} == expected
         assert {rewind.reason for _, rewind in cache.compared if rewind is not None} == {"emptied"}
+
+
+async def test_changes_of_transactions_make_a_view_ready(place: Place) -> None:
+    """Behind them a mark of the transaction takes an offset, which nobody is given."""
+    place.change(("a", 1), ("b", 2), transaction=place.entity)
+    async with place.worker() as cache:
+        await until(cache, {"a": 1, "b": 2})
+        await until_ready(place)
+    place.change(("a", 2), transaction=place.entity)
+    async with place.worker() as cache:
+        await until(cache, {"a": 2, "b": 2})
+        with place.server.client() as client:
+            client.delete(f"{{{place.entity}:1}}:ready")
+        await until_ready(place)
+
+
+async def until_ready(place: Place) -> None:
+    async with asyncio.timeout(20), redis.asyncio.Redis.from_url(place.server.url) as client:
+        while not {b"0", b"1"} <= set(await client.hkeys(f"{{{place.entity}:1}}:ready")):  # noqa: ASYNC110 - a timer's
+            await asyncio.sleep(0.05)
 
 
 async def test_r21_a_change_that_can_not_be_read_fences_its_key(place: Place) -> None:

@@ -64,6 +64,10 @@ class Consumer(faust_consumer.Consumer):
         self._handover: dict[TP, int] | None = None
         self._regroup: asyncio.Task[None] | None = None
         self._changed = False
+        self._ends: dict[TP, int] = {}  # where the fetches of handlers' partitions met the end of the log
+        self._fetched: dict[TP, int] = {}  # behind the last record of each
+        self._sought: set[TP] = set()  # since the poll began: what it brings of them stood before the seek
+        self._routing = asyncio.Lock()
         self._polled_at = 0.0
         self._leaving = False
         self._dropped = False
@@ -144,9 +148,11 @@ class Consumer(faust_consumer.Consumer):
                 if self._dropped:
                     self._dropped = False
                     await self._read_again()
+                self._sought.clear()
                 messages = await self.group.consume(most, 0.1)
                 if messages:
-                    await self._route(messages)
+                    async with self._routing:
+                        await self._route(messages)
         finally:
             self._away.set()
 
@@ -154,11 +160,19 @@ class Consumer(faust_consumer.Consumer):
         handled: Batches = []
         for tp, batch in self._split(messages):
             if self.pool is not None and tp.topic in self.pool.topics:
-                handled.append((tp, batch))
+                if tp not in self._sought:
+                    handled.append((tp, batch))
+                    self._fetched[tp] = batch[-1].offset() + 1
             elif tp in self._agent_tps:
                 self._deliver(tp, batch)
         if handled and self.pool is not None:
             await self.pool.take(handled)
+
+    def at_end(self, tp: TP, settled: int) -> bool:
+        """Whether a fetch met the end of a handlers' partition behind records that all stand before ``settled``. The
+        end has a number of its own: a transaction leaves a mark behind its records, which nobody is given."""
+        fetched = self._fetched.get(tp, 0)
+        return fetched <= settled and fetched <= self._ends.get(tp, -1)
 
     @Service.task
     async def _commit_handlers(self) -> None:
@@ -197,6 +211,7 @@ class Consumer(faust_consumer.Consumer):
         if not ours or self.pool is None:
             return
         self.group.pause(ours)
+        self._forget_ends(ours)
         committed = await until_available(lambda: self.group.ask.committed(ours))
         marks = await until_available(lambda: self.group.ask.watermarks(ours))
         await until_available(
@@ -211,13 +226,20 @@ class Consumer(faust_consumer.Consumer):
         run: list[Message] = []
         for message in messages:
             if message.error() is not None:  # type: ignore[attr-defined]
-                self._complain(message)
+                self._told(message)
                 continue
             if message.partition() != partition or message.topic() != topic:
                 topic, partition = message.topic(), message.partition()
                 run = runs.setdefault((topic, partition), [])
             run.append(message)
         return [(TP(*key), batch) for key, batch in runs.items() if batch]
+
+    def _told(self, message: Any) -> None:
+        """The end of a partition, or a complaint."""
+        if message.error().code() != KafkaError._PARTITION_EOF:
+            self._complain(message)
+        elif (tp := TP(message.topic(), message.partition())) not in self._sought:
+            self._ends[tp] = message.offset()
 
     def _complain(self, message: Any) -> None:
         if message.error().code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
@@ -316,14 +338,23 @@ class Consumer(faust_consumer.Consumer):
         positions = dict(rewind.positions)
         if rewind.since is not None:
             positions.update(await self.group.ask.offsets_since(rewind.positions, rewind.since))
-        ours = self.pool.rewind(positions)
-        await self.group.seek(ours)
+        async with self._routing:  # what is on its way to the handlers would pass for what is read again
+            ours = self.pool.rewind(positions)
+            self._sought.update(ours)
+            self._forget_ends(ours)
+            await self.group.seek(ours)
         self.log.warning("reading again from %s", ours)
+
+    def _forget_ends(self, tps: Iterable[TP]) -> None:
+        for tp in tps:
+            self._ends.pop(tp, None)
+            self._fetched.pop(tp, None)
 
     # -- rebalances (called by the group) -------------------------------------------------------------------------
 
     def on_assigned(self, partitions: frozenset[TP]) -> None:
         handlers = self._handled(partitions)
+        self._forget_ends(handlers)
         if handlers and self.pool is not None:
             self.pool.assigned(handlers)
         agents = partitions - handlers

@@ -105,7 +105,7 @@ class GroupConsumer:
         self._commits: dict[frozenset[tuple[TP, int, str]], asyncio.Future[None]] = {}  # waited for; poll thread only
         self._overdue = Overdue(kafka, settings.group)
         self._complaints = Complaints("consumer")
-        self.ask = Questions(self._call, lambda: self.raw, lambda: self._assigned)
+        self.ask = Questions(self._call, lambda: self.raw)
 
     @property
     def assignment(self) -> frozenset[TP]:

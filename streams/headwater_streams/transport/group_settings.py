@@ -56,6 +56,7 @@ class GroupSettings:
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
             "auto.offset.reset": "earliest",
+            "enable.partition.eof": True,
             "isolation.level": self.isolation,
             "max.poll.interval.ms": int(self.max_poll_interval * 1000),
             "queued.min.messages": self.prefetch_records,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Coroutine, Iterable, Set
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from typing import Any, Protocol, TypeVar
 
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaException, TopicPartition
@@ -27,13 +27,11 @@ class Questions:
     Args:
         call: runs a function on the poll thread.
         raw: the client of the moment.
-        assigned: the partitions that are ours at the moment.
     """
 
-    def __init__(self, call: PollThread, raw: Callable[[], Consumer], assigned: Callable[[], Set[TP]]) -> None:
+    def __init__(self, call: PollThread, raw: Callable[[], Consumer]) -> None:
         self._call = call
         self._raw = raw
-        self._assigned = assigned
 
     async def committed(self, partitions: Collection[TP], timeout: float = 10.0) -> dict[TP, int | None]:
         """The group's committed offset of each partition; ``None`` where it never committed.
@@ -107,19 +105,6 @@ class Questions:
         found = self._at([TopicPartition(tp.topic, tp.partition, int(since * 1000)) for tp in partitions], timeout)
         ends = self._edges([tp for tp, offset in found.items() if offset < 0], OFFSET_END, timeout)
         return found | ends
-
-    async def ends(self, partitions: Collection[TP]) -> dict[TP, int]:
-        """The next offset of each partition as the last fetch showed it, without asking the brokers; left out where
-        nothing was fetched yet. As old as the last fetch: a tenth of a second while one polls."""
-        return await self._call(self._ends, partitions)
-
-    def _ends(self, partitions: Collection[TP]) -> dict[TP, int]:
-        known = {
-            tp: self._raw().get_watermark_offsets(TopicPartition(tp.topic, tp.partition), cached=True)[1]
-            for tp in partitions
-            if tp in self._assigned()
-        }
-        return {tp: end for tp, end in known.items() if end >= 0}
 
     async def positions(self, partitions: Collection[TP]) -> dict[TP, int]:
         """The offset after the last record that ``consume`` returned; negative where nothing was returned yet."""
