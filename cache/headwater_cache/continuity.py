@@ -6,8 +6,10 @@ Entries, mark and watermark travel in this order on one replication stream (or a
 promoted, or a server that came back from an old snapshot, holds a prefix: its own watermark says exactly where to read
 on, and a watermark can never be written on top of a gap.
 
-Weakness: in a Cluster the shards fail over one by one and the watermark lives on one of them; there a changed
-replication id rewinds by time instead (``CachePolicy.failover_window``).
+In a Cluster the shards fail over one by one and the watermark lives on one of them. There it counts only while the
+primaries are those under which it was written: they are named beside it, for each partition.
+
+Weakness: a shard of a Cluster that is emptied and goes on running (FLUSHALL) is noticed only if it has the watermark.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from headwater_cache.scripts import WATERMARK
 from headwater_cache.space import Space
 from headwater_cache.steps import Ask, Batch, Command, Step, evaluate
 
-__all__ = ["Continuity", "Rewind", "Span", "TopicPartition", "lost", "spans_of"]
+__all__ = ["Continuity", "Rewind", "Span", "TopicPartition", "lost", "spans_of", "watermarks_of"]
+
+_NODES = ":redis"
 
 
 class TopicPartition(NamedTuple):
@@ -47,7 +51,7 @@ class Rewind(NamedTuple):
         reason: ``emptied`` (no watermark left) or ``failover`` (an older one).
         positions: next offset to read, per partition that must go back.
         since: if set, seek these partitions to the first record at or after this time (seconds since the epoch)
-            instead: earlier events would only leave fences (cache mode), or the exact place is unknown (Cluster).
+            instead: earlier events would only leave fences (cache mode).
     """
 
     reason: Literal["emptied", "failover"]
@@ -69,27 +73,25 @@ class Continuity:
         """How often something was found missing."""
 
     def check(self, positions: Mapping[TopicPartition, int]) -> Step[Rewind | None]:
-        """Compare what Redis holds with ``positions``, the next offsets the consumer would read."""
+        """Compare what Redis holds with ``positions``, the next offsets the consumer would read.
+
+        What is missing is remembered, so it is told once. A cache goes on where it was: what Redis forgot is loaded.
+        """
+        if not positions:
+            return None
         key = self._space.watermarks
-        replies = yield Batch([("HGETALL", key), ("INFO", "server"), ("INFO", "replication")])
-        stored, server, replication = _checked(replies)
-        marks = {name.decode(): value.decode() for name, value in stored.items()}
-        identity = _identity(server, replication)
+        marks, nodes = yield from self._stored(positions)
         gaps = self._gaps(positions, marks)
-        self._known.update({partition: marks.get(_field(partition)) or _text(0) for partition in positions})
-        emptied = bool(gaps) and not any(gaps.values())
-        starts = [
-            ("HSETNX", key, _field(partition), self._known[partition])
-            for partition in positions
-            if _field(partition) not in marks
-        ]
-        _checked((yield Batch([*starts, ("HSET", key, "redis", identity)])))
+        for at, position in positions.items():
+            start = self._expected(at, position) if self._space.mode == "cache" else _text(0)
+            self._known[at] = marks.get(_field(at), start)
+        missing = [at for at in positions if _field(at) not in marks]
+        commands: list[Command] = [("HSETNX", key, _field(at), self._known[at]) for at in missing]
+        commands += [("HSET", key, _nodes(at), nodes) for at in positions if nodes]
+        if commands:
+            _checked((yield Batch(commands)))
         self.losses += bool(gaps)
-        if emptied:
-            return Rewind("emptied", gaps, self._window() if self._space.mode == "cache" else None)
-        if self._space.cluster and marks.get("redis", identity) != identity:
-            return Rewind("failover", dict.fromkeys(positions, 0), self._window())
-        return Rewind("failover", gaps) if gaps else None
+        return self._rewind(gaps)
 
     @property
     def partitions(self) -> Iterable[TopicPartition]:
@@ -97,20 +99,46 @@ class Continuity:
         return self._known.keys()
 
     def compare(self, positions: Mapping[TopicPartition, int]) -> Step[Rewind | None]:
-        """As ``check``, but nothing is remembered: what is missing now is found missing again by the next batch."""
+        """As ``check``, but a view remembers nothing: what is missing now is found missing again by the next batch."""
         if not positions:
             return None
-        stored = yield Ask(("HMGET", self._space.watermarks, *map(_field, positions)))
-        marks = {_field(at): mark.decode() for at, mark in zip(positions, stored, strict=True) if mark is not None}
+        marks, _ = yield from self._stored(positions)
         gaps = self._gaps(positions, marks)
-        return Rewind("failover" if any(gaps.values()) else "emptied", gaps) if gaps else None
+        if gaps and self._space.mode == "cache":
+            return (yield from self.check(positions))
+        return self._rewind(gaps)
+
+    def emptied(self, partitions: Iterable[TopicPartition]) -> Rewind:
+        """How far to go back if Redis has nothing left of these."""
+        return Rewind("emptied", dict.fromkeys(partitions, 0), self._window() if self._space.mode == "cache" else None)
+
+    def _rewind(self, gaps: Mapping[TopicPartition, int]) -> Rewind | None:
+        if not gaps:
+            return None
+        return Rewind("failover", gaps) if any(gaps.values()) else self.emptied(gaps)
+
+    def _stored(self, positions: Iterable[TopicPartition]) -> Step[tuple[dict[str, str], str]]:
+        """The watermarks of these, by field, and in a Cluster which primaries it has. One that was written under others
+        is deleted: what they held may be gone."""
+        key, places = self._space.watermarks, list(positions)
+        fields = [name for at in places for name in (_field(at), _nodes(at))]
+        infos: list[Command] = [("INFO", "server"), ("INFO", "replication")] if self._space.cluster else []
+        values, *told = _checked((yield Batch([("HMGET", key, *fields), *infos])))
+        identity = _identity(*told) if told else ""
+        found = {name: value.decode() for name, value in zip(fields, values, strict=True) if value is not None}
+        old = [_field(at) for at in places if identity and found.get(_nodes(at), identity) != identity]
+        if old:
+            yield Ask(("HDEL", key, *old))
+        return {name: value for name, value in found.items() if name not in old}, identity
+
+    def _expected(self, partition: TopicPartition, position: int) -> str:
+        return max(self._known.get(partition, ""), _text(position))
 
     def _gaps(self, positions: Mapping[TopicPartition, int], marks: Mapping[str, str]) -> dict[TopicPartition, int]:
         """The partitions whose watermark is behind what was applied, with that watermark."""
         gaps = {}
         for partition, position in positions.items():
-            stored = marks.get(_field(partition), "")
-            expected = max(self._known.get(partition, ""), _text(position))
+            stored, expected = marks.get(_field(partition), ""), self._expected(partition, position)
             if stored < expected and int(expected) > 0:
                 gaps[partition] = int(stored or 0)
         return gaps
@@ -184,6 +212,12 @@ def spans_of(changes: Sequence[Change], positions: Mapping[TopicPartition, int] 
     return {at: Span(spans[at].first if at in spans else offset, offset) for at, offset in positions.items()}
 
 
+def watermarks_of(stored: Mapping[bytes, bytes]) -> dict[str, int]:
+    """The next offset to be applied, by ``topic:partition``, of the hash that holds more than that."""
+    names = {name.decode(): value for name, value in stored.items()}
+    return {name: int(at) for name, at in names.items() if ":" in name and not name.endswith((":batch", _NODES))}
+
+
 def _checked(replies: list[Any]) -> list[Any]:
     for reply in replies:
         if isinstance(reply, Exception):
@@ -193,6 +227,10 @@ def _checked(replies: list[Any]) -> list[Any]:
 
 def _field(partition: TopicPartition) -> str:
     return f"{partition.topic}:{partition.partition}"
+
+
+def _nodes(partition: TopicPartition) -> str:
+    return _field(partition) + _NODES
 
 
 def _text(position: int) -> str:

@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from headwater_cache.continuity import watermarks_of
 from headwater_cache.entry import HEADER_SIZE, Entry, unpack
 from headwater_cache.reads import Verdict, judge
 from headwater_cache.space import Space
@@ -121,13 +122,9 @@ def explain(space: Space, key: str) -> Step[Explanation]:
         lease=lease.decode() if lease else None,
         lease_expires_in=lease_life if lease_life >= 0 else None,
         refusal=_refusal(refused) if refused else None,
-        watermarks={field.decode(): int(at) for field, at in marks.items() if _is_partition(field)},
+        watermarks=watermarks_of(marks),
         ready=(len(ready) - (b"partitions" in ready), total),
     )
-
-
-def _is_partition(field: bytes) -> bool:
-    return field != b"redis" and not field.endswith(b":batch")
 
 
 def _refusal(data: bytes) -> Refusal:

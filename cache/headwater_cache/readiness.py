@@ -52,5 +52,4 @@ class Readiness:
         marks = yield Ask(("HMGET", self._space.readiness, *self._marked))
         if None not in marks:
             return None
-        gone = [partition for partition in self._continuity.partitions if partition.partition in self._marked]
-        return Rewind("emptied", dict.fromkeys(gone, 0))
+        return self._continuity.emptied(at for at in self._continuity.partitions if at.partition in self._marked)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from headwater_cache.continuity import watermarks_of
 from headwater_cache.entry import Entry, unpack
 from headwater_cache.space import Space
 from headwater_cache.steps import Ask, Batch, Step
@@ -107,7 +108,4 @@ def _followed(space: Space) -> Step[tuple[tuple[int, int], Mapping[str, int]]]:
         if isinstance(reply, Exception):
             raise reply
     total = int(ready.get(b"partitions", b"0"))
-    partitions = {
-        field.decode(): int(at) for field, at in marks.items() if field != b"redis" and not field.endswith(b":batch")
-    }
-    return (len(ready) - (b"partitions" in ready), total), partitions
+    return (len(ready) - (b"partitions" in ready), total), watermarks_of(marks)

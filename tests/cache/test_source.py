@@ -19,12 +19,15 @@ from cache.resp import RespPort
 from cache.table import Table
 from headwater_cache import (
     CachePolicy,
+    ContinuityLost,
     EntityCache,
     Loaded,
     NotVisibleYet,
     RedisSettings,
+    Rewind,
     SourceBusy,
     SourceFailed,
+    TopicPartition,
     UnsafeRedis,
     VersionToken,
     cached,
@@ -581,3 +584,29 @@ def test_unavailable_is_what_a_view_says(table: Table) -> None:
     with EntityCache[int]("flights", RedisSettings("redis://127.0.0.1:1", timeout=0.1)) as view:
         with pytest.raises(CacheUnavailable):
             view.get("a")
+
+
+P0 = TopicPartition("table.changes", 0)
+
+
+def test_an_emptied_redis_is_told_once_and_only_what_is_recent_is_read_again(
+    make: Make, table: Table, raw: redis.Redis, clock: ManualClock
+) -> None:
+    """What it forgot is loaded when it is asked for, so no topic is read from its beginning (R20)."""
+    cache = make(clock=clock)
+    for number in range(5):
+        table.write("a", number)
+    cache.apply_many(table.events)
+    cache.mark_ready(positions={P0: 5}, total=1)
+    raw.delete(cache._space.watermarks, cache._space.readiness)
+
+    with pytest.raises(ContinuityLost) as lost:
+        cache.mark_ready(positions={P0: 5}, total=1)
+    assert lost.value.rewind == Rewind("emptied", {P0: 0}, clock.time() - 30)
+    cache.mark_ready(positions={P0: 4}, total=1)  # where the last thirty seconds began
+    cache.apply_many(table.events[4:])
+    table.write("a", 9)
+    cache.apply_many(table.events[5:])
+
+    assert cache.explain("a").watermarks == {"table.changes:0": 6}
+    assert make().check_continuity({P0: 6}) is None

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from cache.redis_server import RedisServer, free_port
 from cache.sentinels import folder_of, sentinel_of, watched
 from headwater_cache import (
     Change,
+    ContinuityLost,
     EntityCache,
     MsgpackValues,
     NearPolicy,
@@ -53,10 +55,7 @@ def cluster(tmp_path: Path) -> Iterator[list[RedisServer]]:
         bus = clients[0].config_get("cluster-port")["cluster-port"]
         for client in clients[1:]:
             _do(client, "CLUSTER", "MEET", "127.0.0.1", servers[0].port, bus)
-        deadline = time.monotonic() + 15
-        while not all(_whole(client) for client in clients):
-            assert time.monotonic() < deadline, "the cluster did not form"
-            time.sleep(0.05)
+        _until_whole(servers)
         yield servers
     finally:
         for client in clients:
@@ -72,6 +71,16 @@ def cluster_url(cluster: list[RedisServer]) -> str:
 
 def _do(client: redis.Redis, *command: object) -> Any:
     return client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
+
+
+def _until_whole(servers: list[RedisServer]) -> None:
+    """Until each of them finds all slots served."""
+    deadline = time.monotonic() + 15
+    with ExitStack() as stack:
+        clients = [stack.enter_context(server.client()) for server in servers]
+        while not all(_whole(client) for client in clients):
+            assert time.monotonic() < deadline, "the cluster did not form"
+            time.sleep(0.05)
 
 
 def _whole(client: redis.Redis) -> bool:
@@ -96,6 +105,47 @@ async def test_a_cluster_holds_a_view(cluster_url: str, name: str) -> None:
         assert cache.get("k3") is None
         assert cache.check_continuity({P0: 30}) is None
         await cache.aclose()
+
+
+def test_r19_a_shard_that_comes_back_empty_makes_every_consumer_of_a_view_go_back(
+    cluster: list[RedisServer], cluster_url: str, name: str
+) -> None:
+    """The watermarks are on another shard and are still there; each partition is told for itself (R19, R20)."""
+    batches = {
+        TopicPartition("flights.changes", number): [f"p{number}k{key}" for key in range(20)] for number in (0, 1)
+    }
+
+    def apply(cache: EntityCache[int], place: TopicPartition) -> None:
+        cache.apply_many(
+            [Change(key, log_version(1, at), b"\x01", 0, Position(*place, at)) for at, key in enumerate(batches[place])]
+        )
+
+    with ExitStack() as stack:
+        consumers = {
+            place: stack.enter_context(EntityCache[int](name, RedisSettings(cluster_url, timeout=1)))
+            for place in batches
+        }
+        for place, cache in consumers.items():
+            apply(cache, place)
+            cache.mark_ready(positions={place: 20}, total=2)
+        for place, cache in consumers.items():
+            cache.mark_ready(positions={place: 20}, total=2)
+        watermark = f"{{{name}:1}}:watermark".encode()
+        held = {server: _slots_of(server, name).values() for server in cluster}
+        other = next(server for server in cluster if not any(watermark in names for names in held[server]))
+        other.kill()
+        other.start()
+        _until_whole(cluster)
+
+        for place, cache in consumers.items():
+            with pytest.raises(ContinuityLost) as lost:
+                cache.mark_ready(positions={place: 20}, total=2)
+            assert lost.value.rewind == Rewind("emptied", {place: 0})
+            with pytest.raises(ContinuityLost):
+                apply(cache, place)
+            apply(cache, place)
+            cache.mark_ready(positions={place: 20}, total=2)
+            assert cache.get_many(batches[place]) == dict.fromkeys(batches[place], 1)
 
 
 def test_a_near_cache_is_refused_in_a_cluster() -> None:
