@@ -380,7 +380,13 @@ class EntityCache(Operations, Generic[V]):
         return await self._async(self._checked(self._continuity.check(positions)))
 
     def mark_ready(
-        self, partitions: Sequence[int] = (), *, positions: Mapping[TopicPartition, int] | None = None, total: int
+        self,
+        partitions: Sequence[int] = (),
+        *,
+        positions: Mapping[TopicPartition, int] | None = None,
+        total: int,
+        ends: Mapping[TopicPartition, int] | None = None,
+        tombstones: float | None = None,
     ) -> None:
         """Say that these partitions, of ``total``, are applied to their end now. Repeat it every second while so.
 
@@ -390,17 +396,28 @@ class EntityCache(Operations, Generic[V]):
             partitions: by number. Only what this process itself has applied is then checked.
             positions: better: the partitions with the next offset of each; Redis must hold everything below.
             total: how many partitions the topic has.
+            ends: the next offset that each partition's log would give; behind a transaction that is more than its
+                position. A log that is shorter than what was applied of it was made anew.
+            tombstones: seconds for which the topic keeps a deletion; a view that was away for longer may lack one.
+                ``None`` = for ever.
 
         Raises:
             ContinuityLost: Redis lacks what was applied, perhaps while no event came by: rewind. Nothing is marked.
+            RefillNeeded: the view can not become right by following this topic (``domain="log"``): fill a new epoch.
         """
-        self._sync(self._checked(self._readiness.mark(partitions, positions, total)))
+        self._sync(self._checked(self._readiness.mark(partitions, positions, total, ends, tombstones)))
 
     async def amark_ready(
-        self, partitions: Sequence[int] = (), *, positions: Mapping[TopicPartition, int] | None = None, total: int
+        self,
+        partitions: Sequence[int] = (),
+        *,
+        positions: Mapping[TopicPartition, int] | None = None,
+        total: int,
+        ends: Mapping[TopicPartition, int] | None = None,
+        tombstones: float | None = None,
     ) -> None:
         """``mark_ready`` for asyncio."""
-        await self._async(self._checked(self._readiness.mark(partitions, positions, total)))
+        await self._async(self._checked(self._readiness.mark(partitions, positions, total, ends, tombstones)))
 
     # Life
 

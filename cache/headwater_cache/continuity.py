@@ -108,6 +108,10 @@ class Continuity:
             return (yield from self.check(positions))
         return self._rewind(gaps)
 
+    def beyond(self, ends: Mapping[TopicPartition, int]) -> set[TopicPartition]:
+        """The partitions that were applied further than their log goes: it was cut, or made anew."""
+        return {at for at, end in ends.items() if int(self._known.get(at, "0")) > end}
+
     def emptied(self, partitions: Iterable[TopicPartition]) -> Rewind:
         """How far to go back if Redis has nothing left of these."""
         return Rewind("emptied", dict.fromkeys(partitions, 0), self._window() if self._space.mode == "cache" else None)

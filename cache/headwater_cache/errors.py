@@ -3,7 +3,8 @@
     UsageError
     ├── InvalidKey           the key is empty, not text or too long
     ├── UnsafeRedis          this Redis can not keep the promises of the mode (eviction policy); a SettingError
-    └── WrongEpoch           the namespace has moved on to a newer epoch; a SettingError
+    ├── WrongEpoch           the namespace has moved on to a newer epoch; a SettingError
+    └── RefillNeeded         following its log can not make this view right: fill a new epoch; a SettingError
     Unavailable
     ├── NotVisibleYet        a newer version is known and not here yet, or a token's version has not arrived
     ├── ViewNotReady         the view has not caught up with its log, so a miss says nothing
@@ -33,6 +34,7 @@ __all__ = [
     "LockLost",
     "LockTaken",
     "NotVisibleYet",
+    "RefillNeeded",
     "SourceBusy",
     "SourceFailed",
     "UnsafeRedis",
@@ -51,6 +53,10 @@ class UnsafeRedis(SettingError):
 
 class WrongEpoch(SettingError):
     """The namespace's live epoch is newer than the one that was asked for."""
+
+
+class RefillNeeded(SettingError):
+    """The log is not the one that the view was filled from, or lost deletions since. The message says what to do."""
 
 
 class CacheFull(Overloaded):

@@ -24,6 +24,7 @@ from headwater_schemas.errors import BadRecord
 from headwater_schemas.settings import Environment, KafkaSettings
 from headwater_schemas.wire import change_topic
 from headwater_streams.transport.log import Log
+from headwater_streams.transport.topics import tombstone_seconds
 
 if TYPE_CHECKING:
     from faust.types import TP
@@ -68,7 +69,7 @@ def warm_view(
     with EntityCache[Any](entity, settings) as live:
         retired = live.live_epoch()
     columns = (TextColumn(f"{entity}, epoch {retired + 1}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    applied = 0
+    applied, began = 0, time.monotonic()
     try:
         with EntityCache[Any](entity, settings, epoch=retired + 1) as fresh, Progress(*columns) as progress:
             while True:
@@ -78,6 +79,7 @@ def warm_view(
                 if count <= _CLOSE:
                     break
             fresh.mark_ready(positions=_positions(ends), total=len(partitions))
+            _warn_of_tombstones(entity, time.monotonic() - began, tombstone_seconds(log.admin, partitions[0].topic))
             if swap:
                 fresh.go_live()
                 sleep(_GRACE)
@@ -85,6 +87,17 @@ def warm_view(
     finally:
         codec.close()
     return retired + 1, applied
+
+
+def _warn_of_tombstones(entity: str, took: float, kept: float) -> None:
+    if took > kept / 2:
+        _log.warning(
+            "%s: filling it took %.1f h, and deletions vanish from its topic after %.1f h: raise delete.retention.ms "
+            "or --rate, before keys that were deleted meanwhile come back",
+            entity,
+            took / 3600,
+            kept / 3600,
+        )
 
 
 def _fill(

@@ -11,9 +11,10 @@ uvloop and the health endpoints.
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -22,6 +23,7 @@ from faust.types import TP
 from prometheus_client import REGISTRY
 
 from headwater_producers.envelope import Envelope
+from headwater_schemas.admin import Admin
 from headwater_schemas.catalogue import Catalogue, TopicSpec
 from headwater_schemas.clock import Clock, SystemClock
 from headwater_schemas.codec import Codec
@@ -52,7 +54,7 @@ from headwater_streams.metrics import HandlerMetrics, WorkerMetrics
 from headwater_streams.tables import TableManager
 from headwater_streams.transport.consumer import Consumer
 from headwater_streams.transport.producer import Producer
-from headwater_streams.transport.topics import TopicRequest, create_topics, topic_partitions
+from headwater_streams.transport.topics import TopicRequest, create_topics, tombstone_seconds, topic_partitions
 from headwater_streams.transport.transactions import TransactionalSender, Transactions
 from headwater_streams.transport.waiting import until_available
 
@@ -508,6 +510,18 @@ class StreamApp(faust.App):
         if self.pool is None or not isinstance(consumer, Consumer):
             return {}
         return {tp: at for tp, at in self.pool.settled(topic).items() if consumer.at_end(tp, at)}
+
+    def ends(self, partitions: Iterable[TP]) -> dict[TP, int]:
+        """Where fetches last met the end of these partitions of ours; behind a transaction that is past its records."""
+        consumer = self._consumer
+        found = {tp: consumer.end(tp) for tp in partitions} if isinstance(consumer, Consumer) else {}
+        return {tp: end for tp, end in found.items() if end is not None}
+
+    async def tombstone_seconds(self, topic: str) -> float:
+        """Seconds for which a compacted topic keeps a tombstone; Kafka's default if the brokers do not say."""
+        consumer = self._consumer
+        assert isinstance(consumer, Consumer), "start the app first"
+        return await asyncio.to_thread(tombstone_seconds, Admin(consumer.transport.kafka), topic)
 
     async def rewind(self, rewind: Rewind) -> None:
         """Read partitions of handled topics again from further back, as if a batch handler had raised it."""

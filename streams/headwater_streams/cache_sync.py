@@ -21,7 +21,7 @@ from faust.types import TP
 from headwater_cache.changes import ApplyResult, Change, Position
 from headwater_cache.continuity import Rewind as CacheRewind
 from headwater_cache.continuity import TopicPartition, lost
-from headwater_cache.errors import ContinuityLost
+from headwater_cache.errors import ContinuityLost, RefillNeeded
 from headwater_cache.events import ChangeDecoder
 from headwater_cache.versions import Version, log_version, version
 from headwater_schemas.errors import BadRecord, SettingError, Unavailable, UsageError
@@ -52,7 +52,13 @@ class SyncedCache(Protocol):
     def acheck_continuity(self, positions: Mapping[TopicPartition, int]) -> Awaitable[CacheRewind | None]: ...
 
     def amark_ready(
-        self, partitions: Sequence[int] = (), *, positions: Mapping[TopicPartition, int] | None = None, total: int
+        self,
+        partitions: Sequence[int] = (),
+        *,
+        positions: Mapping[TopicPartition, int] | None = None,
+        total: int,
+        ends: Mapping[TopicPartition, int] | None = None,
+        tombstones: float | None = None,
     ) -> Awaitable[None]: ...
 
 
@@ -94,6 +100,8 @@ class CacheSync:
         self._decoder = decoder
         self._compared: set[TP] = set()
         self._passed: dict[TP, int] = {}
+        self._refusals: set[str] = set()
+        self._tombstones: float | None = None
 
     def join(self, max_records: int) -> None:
         """Add them to the app."""
@@ -180,6 +188,10 @@ class CacheSync:
             await self._mark_ready()
         except ContinuityLost as gap:
             await self._go_back(gap)
+        except RefillNeeded as exc:
+            if str(exc) not in self._refusals:
+                self._refusals.add(str(exc))
+                logger.error("%s", exc)
         except Unavailable as exc:
             logger.warning("%s: cannot say that the cache follows its topic: %s", self._cache.name, exc)
 
@@ -214,12 +226,18 @@ class CacheSync:
                     del self._passed[tp]
 
     async def _mark_ready(self) -> None:
-        ends = await self._app.caught_up(self._source)
+        app, source = self._app, self._source
         # One that has just passed a dead letter is marked by the next turn.
-        caught_up = {TopicPartition(*tp): offset for tp, offset in ends.items() if tp not in self._passed}
-        total = self._app.partitions_of(self._source)
-        if caught_up and total:
-            await self._cache.amark_ready(positions=caught_up, total=total)
+        caught_up = {tp: offset for tp, offset in (await app.caught_up(source)).items() if tp not in self._passed}
+        total = app.partitions_of(source)
+        if not (caught_up and total):
+            return
+        if self._tombstones is None:
+            self._tombstones = await app.tombstone_seconds(source)
+        positions, ends = (
+            {TopicPartition(*tp): offset for tp, offset in of.items()} for of in (caught_up, app.ends(caught_up))
+        )
+        await self._cache.amark_ready(positions=positions, total=total, ends=ends, tombstones=self._tombstones)
 
 
 def _rewind(name: str, gap: ContinuityLost) -> Rewind:

@@ -18,6 +18,8 @@ import pytest
 import redis
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
+from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import NewTopic
 from typer.testing import CliRunner, Result
 
@@ -123,6 +125,22 @@ def test_a_retired_epoch_is_deleted_when_nobody_can_read_it_any_more(
 
         assert waited[0] > EPOCH_CHECK_SECONDS
         assert not client.exists(f"{{{entity}:2:N1}}")
+
+
+def test_a_filling_that_takes_as_long_as_deletions_live_is_warned_of(
+    follow: Run, change: Change, entity: str, bootstrap: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The next time a key that is deleted meanwhile might come back (R15)."""
+    change("N1", {"seats": 1})
+    assert follow("warm", entity).exit_code == 0
+    assert "delete.retention.ms" not in caplog.text
+    entry = ConfigEntry("delete.retention.ms", "1", incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, f"{entity}.changes", incremental_configs=[entry])
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    admin.incremental_alter_configs([resource])[resource].result(30)
+
+    assert follow("warm", entity).exit_code == 0
+    assert "delete.retention.ms" in caplog.text
 
 
 def test_an_audit_tells_a_view_that_stands_still(follow: Run, change: Change, entity: str, redis_url: str) -> None:

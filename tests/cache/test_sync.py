@@ -16,16 +16,16 @@ from typing import Any
 
 import pytest
 import redis.asyncio
-from confluent_kafka import Producer
+from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import NewTopic
+from confluent_kafka.cimpl import NewPartitions, NewTopic
 from kafka import KafkaConsumer
 from kafka import TopicPartition as KafkaPartition
 
 from cache.redis_server import RedisServer
 from cache.sentinels import watched
 from cache.sync_worker import app_of, codec
-from headwater_cache import EntityCache, MsgpackValues, NotVisibleYet, Rewind, TopicPartition
+from headwater_cache import EntityCache, MsgpackValues, NotVisibleYet, Rewind, TopicPartition, ViewNotReady
 from headwater_cache.events import ChangeDecoder
 from headwater_producers import EventProducer, ProducerSettings
 from headwater_schemas.catalogue import Catalogue, TopicSpec
@@ -159,6 +159,45 @@ async def until_ready(place: Place) -> None:
     async with asyncio.timeout(20), redis.asyncio.Redis.from_url(place.server.url) as client:
         while not {b"0", b"1"} <= set(await client.hkeys(f"{{{place.entity}:1}}:ready")):  # noqa: ASYNC110 - a timer's
             await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("grown", [True, False], ids=["grown", "made anew"])
+async def test_r16_a_view_of_another_topic_is_not_ready_and_says_what_to_do(
+    place: Place, grown: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its offsets begin again, so every change of it would pass for an old one, in silence."""
+    place.change(("a", 1), ("a", 2), ("b", 2), ("b", 3))
+    async with place.worker() as cache:
+        await until(cache, {"a": 2, "b": 3})
+        await until_ready(place)
+    admin = AdminClient({"bootstrap.servers": place.bootstrap})
+    topic = f"{place.entity}.changes"
+    if grown:
+        admin.create_partitions([NewPartitions(topic, 4)])[topic].result(30)
+    else:
+        admin.delete_topics([topic])[topic].result(30)
+        await create_again(admin, topic)
+    place.change(("a", 7))
+
+    async with place.worker(), redis.asyncio.Redis.from_url(place.server.url) as client, asyncio.timeout(40):
+        while not await client.hexists(f"{{{place.entity}:1}}:ready", "refused"):  # noqa: ASYNC110 - a timer's work
+            await asyncio.sleep(0.05)
+        while "epoch=" not in caplog.text:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    with EntityCache[int](place.entity, place.server.url) as reader, pytest.raises(ViewNotReady):
+        reader.get("x")
+
+
+async def create_again(admin: AdminClient, topic: str) -> None:
+    """Brokers delete a topic in the background."""
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                admin.create_topics([NewTopic(topic, num_partitions=2, replication_factor=1)])[topic].result(30)
+            except KafkaException:
+                await asyncio.sleep(0.1)
+            else:
+                return
 
 
 async def test_r21_a_change_that_can_not_be_read_fences_its_key(place: Place) -> None:

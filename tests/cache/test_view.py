@@ -18,12 +18,14 @@ from headwater_cache import (
     MsgpackValues,
     NotVisibleYet,
     Position,
+    RefillNeeded,
     Rewind,
     TopicPartition,
     ViewNotReady,
     log_version,
 )
 from headwater_cache.testing import MemoryLog
+from headwater_schemas.clock import ManualClock
 from headwater_schemas.errors import BrokerUnavailable, InvalidValue, RecordTooLarge, UsageError
 
 PATIENCE = CachePolicy(wait="60ms")
@@ -315,3 +317,64 @@ def test_a_failover_is_rewound_to_what_the_replica_had(
     finally:
         replica.kill()
         primary.kill()
+
+
+# A log that is not what it was
+
+
+def test_r16_a_view_whose_topic_grew_is_refused(view: EntityCache[dict[str, int]], redis_url: str) -> None:
+    """Keys have moved to partitions whose offsets are smaller; for all, until a new epoch."""
+    view.apply_many([at(0)])
+    view.mark_ready(positions={P0: 1}, total=1)
+    assert view.get("UA2") is None
+    with EntityCache[dict[str, int]](view.name, redis_url) as later:
+        for cache in (later, view):
+            with pytest.raises(RefillNeeded, match=r"1 partitions and has 2.*headwater cache warm.*epoch="):
+                cache.mark_ready(positions={P0: 1}, total=2)
+        with pytest.raises(RefillNeeded, match="1 partitions and has 2"):
+            view.mark_ready(positions={P0: 1}, total=1)  # a worker whose count is old
+        with pytest.raises(ViewNotReady):
+            later.get("UA2")
+    with EntityCache[dict[str, int]](view.name, redis_url, epoch=2) as fresh:
+        fresh.apply_many([at(0)])
+        fresh.mark_ready(positions={P0: 1}, total=2)
+
+
+def test_r16_a_view_whose_topic_was_made_anew_is_refused(view: EntityCache[dict[str, int]], redis_url: str) -> None:
+    """The log ends before what was applied of it, so what comes would pass for older; seen twice, it is no old end."""
+    view.apply_many([at(number) for number in range(5)])
+    view.mark_ready(positions={P0: 5}, total=1, ends={P0: 6})
+    with EntityCache[dict[str, int]](view.name, redis_url) as sync:
+        sync.apply_many([at(0)])
+        sync.mark_ready(positions={P0: 1}, total=1, ends={P0: 1})
+        sync.mark_ready(positions={P0: 5}, total=1, ends={P0: 5})
+        sync.mark_ready(positions={P0: 1}, total=1, ends={P0: 1})
+        with pytest.raises(RefillNeeded, match=r"beyond the end of flights\.changes\[0\]"):
+            sync.mark_ready(positions={P0: 1}, total=1, ends={P0: 1})
+        with pytest.raises(ViewNotReady):
+            sync.get("UA2")
+
+
+def test_r15_a_view_that_was_away_for_longer_than_tombstones_live_is_refused(redis_url: str, name: str) -> None:
+    """A deletion may have come and gone meanwhile; nothing in the log tells of it (R15)."""
+    clock = ManualClock()
+    with EntityCache[dict[str, int]](name, redis_url, clock=clock) as view:
+        view.apply_many([at(0)])
+        for away in (0, 3000):
+            clock.advance(away)
+            view.mark_ready(positions={P0: 1}, total=1, tombstones=3600)
+        clock.advance(4000)
+        for _ in range(2):
+            with pytest.raises(RefillNeeded, match=r"1\.1 h.*delete\.retention\.ms"):
+                view.mark_ready(positions={P0: 1}, total=1, tombstones=3600)
+        with pytest.raises(ViewNotReady):
+            view.get("UA2")
+
+
+def test_a_view_whose_versions_are_no_offsets_may_be_away(redis_url: str, name: str) -> None:
+    """A replication slot forgets nothing."""
+    clock = ManualClock()
+    with EntityCache[dict[str, int]](name, redis_url, domain="lsn", clock=clock) as view:
+        view.mark_ready([0], total=1, tombstones=3600)
+        clock.advance(4000)
+        view.mark_ready([0], total=1, tombstones=3600)

@@ -168,6 +168,10 @@ class Consumer(faust_consumer.Consumer):
         if handled and self.pool is not None:
             await self.pool.take(handled)
 
+    def end(self, tp: TP) -> int | None:
+        """Where the last fetch that met the end of a handlers' partition found it."""
+        return self._ends.get(tp)
+
     def at_end(self, tp: TP, settled: int) -> bool:
         """Whether a fetch met the end of a handlers' partition behind records that all stand before ``settled``. The
         end has a number of its own: a transaction leaves a mark behind its records, which nobody is given."""

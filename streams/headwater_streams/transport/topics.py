@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin._config import ConfigResource
+from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import NewTopic
 
 from headwater_schemas.admin import Admin
 from headwater_schemas.settings import KafkaSettings
 from headwater_streams.transport.errors import kafka_error, translate
 
-__all__ = ["TopicRequest", "create_topics", "topic_partitions"]
+__all__ = ["TopicRequest", "create_topics", "tombstone_seconds", "topic_partitions"]
+
+
+logger = logging.getLogger(__name__)
 
 _SECONDS = 15.0
+_TOMBSTONES = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +60,17 @@ def _create(kafka: KafkaSettings, requests: list[TopicRequest]) -> None:
             error = kafka_error(exc)
             if error.code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise translate(error, f"creating topic {name}") from exc
+
+
+def tombstone_seconds(admin: Admin, topic: str) -> float:
+    """How long a compacted topic keeps a tombstone, in seconds; Kafka's default if the brokers do not say. Blocks."""
+    resource = ConfigResource(ResourceType.TOPIC, topic)
+    try:
+        (answer,) = admin.describe_configs([resource], request_timeout=_SECONDS).values()
+        return int(answer.result(_SECONDS)["delete.retention.ms"].value) / 1000
+    except (KafkaException, TimeoutError, KeyError) as exc:
+        logger.warning("%s: its delete.retention.ms is not known and is taken to be a day: %s", topic, exc)
+        return _TOMBSTONES
 
 
 async def topic_partitions(kafka: KafkaSettings) -> dict[str, int]:
