@@ -19,13 +19,14 @@ import redis.asyncio
 from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions, NewTopic
+from faust.types import TP
 from kafka import KafkaConsumer
 from kafka import TopicPartition as KafkaPartition
 
 from cache.redis_server import RedisServer
 from cache.sentinels import watched
 from cache.sync_worker import app_of, codec
-from headwater_cache import EntityCache, MsgpackValues, NotVisibleYet, Rewind, TopicPartition, ViewNotReady
+from headwater_cache import CachePolicy, EntityCache, MsgpackValues, NotVisibleYet, Rewind, TopicPartition, ViewNotReady
 from headwater_cache.events import ChangeDecoder
 from headwater_producers import EventProducer, ProducerSettings
 from headwater_schemas.catalogue import Catalogue, TopicSpec
@@ -198,6 +199,33 @@ async def create_again(admin: AdminClient, topic: str) -> None:
                 await asyncio.sleep(0.1)
             else:
                 return
+
+
+async def test_r20_a_cache_whose_redis_is_emptied_does_not_replay_its_topic(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What it forgot is loaded from the source; only what is recent is read again, once, though no event comes by."""
+    caplog.set_level("WARNING")
+    place.change(("a", 1), ("b", 2), ("c", 3))
+    app = app_of(place.bootstrap, place.entity, place.codec)
+    policy = CachePolicy(failover_window=0.001)
+    cache = EntityCache[int](place.entity, place.server.url, mode="cache", policy=policy)
+    sync_cache(app, cache, epoch=None)
+    app.finalize()
+    await app.start()
+    try:
+        await until_ready(place)
+        with place.server.client() as client:
+            client.flushall()
+        await until_ready(place)
+        told = [record.getMessage() for record in caplog.records if "reading again" in record.msg]
+        ends = {TP(f"{place.entity}.changes", 0): 1, TP(f"{place.entity}.changes", 1): 2}
+        assert len(told) == 1
+        assert told[0].endswith(f"reading again from {ends}")
+    finally:
+        await app.stop()
+        await cache.aclose()
+        cache.close()
 
 
 async def test_r21_a_change_that_can_not_be_read_fences_its_key(place: Place) -> None:
