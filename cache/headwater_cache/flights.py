@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Hashable
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
@@ -19,10 +20,10 @@ class Flights(Generic[T]):
     """The flights of one process, by key."""
 
     def __init__(self) -> None:
-        self._futures: dict[str, Future[T]] = {}
+        self._futures: dict[Hashable, Future[T]] = {}
         self._lock = threading.Lock()
 
-    def board(self, key: str) -> tuple[Future[T], bool]:
+    def board(self, key: Hashable) -> tuple[Future[T], bool]:
         """The flight of ``key``, and whether the caller is the one to fly it: then it must ``land`` or ``crash``."""
         with self._lock:
             future = self._futures.get(key)
@@ -31,14 +32,14 @@ class Flights(Generic[T]):
             future = self._futures[key] = Future()
             return future, True
 
-    def land(self, key: str, result: T) -> None:
+    def land(self, key: Hashable, result: T) -> None:
         """Hand the result to everybody who waits."""
         self._end(key).set_result(result)
 
-    def crash(self, key: str, error: BaseException) -> None:
+    def crash(self, key: Hashable, error: BaseException) -> None:
         """Hand the error to everybody who waits; if it concerns only the pilot, let another fly."""
         self._end(key).set_exception(error if isinstance(error, Exception) else Abandoned())
 
-    def _end(self, key: str) -> Future[T]:
+    def _end(self, key: Hashable) -> Future[T]:
         with self._lock:
             return self._futures.pop(key)

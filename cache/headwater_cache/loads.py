@@ -198,6 +198,11 @@ class SourceReads(Generic[V]):
     def _miss(self, want: Want, data: bytes | None, entry: Entry | None) -> Step[Reading[V]]:
         """One flight per process; who waits is served stale if allowed, else waits, else may pass to the source."""
         if want.load is None:
+            if want.min_version is not None:
+                raise NotVisibleYet(
+                    f"{want.key!r} of {self._space.name}: the token's version is not here, and there is "
+                    "no source to ask for it"
+                )
             self._requests["miss"].inc()
             return Reading(None)
         if data is None and want.min_version is None and self._rules_out(want.key):
@@ -207,12 +212,16 @@ class SourceReads(Generic[V]):
         return (yield from self._board(want, self._lease(want, data, entry, deadline), entry))
 
     def _board(self, want: Want, load: Step[Reading[V]], entry: Entry | None) -> Step[Reading[V]]:
-        """Run ``load``, unless this process is loading the key already: then wait for that."""
+        """Run ``load``, unless this process is loading the key already: then wait for that.
+
+        Who limits the staleness shares flights only with those of the same limit: what another accepts may be too old.
+        """
         deadline = self._space.clock.monotonic() + self._space.policy.seconds_of("wait")
+        which = (want.key, want.max_staleness)
         while True:
-            flight, pilot = self._flights.board(want.key)
+            flight, pilot = self._flights.board(which)
             if pilot:
-                return (yield from self._fly(want.key, load))
+                return self._checked(want, (yield from self._fly(which, load)))
             stale = self._stale(want, entry)
             if stale is not None:
                 return stale
@@ -221,19 +230,32 @@ class SourceReads(Generic[V]):
             except Abandoned:
                 continue
             except TimeoutError:
-                return (yield from self._pass(want))
-            if want.min_version is None or (reading.version or ZERO) >= want.min_version:
+                return self._checked(want, (yield from self._pass(want)))
+            if _fits(want, reading):
                 self._requests["miss"].inc()
                 return Unstored(*reading)
 
-    def _fly(self, key: str, load: Step[Reading[V]]) -> Step[Reading[V]]:
+    def _fly(self, which: tuple[str, int | None], load: Step[Reading[V]]) -> Step[Reading[V]]:
         try:
             reading = yield from load
         except BaseException as exc:
-            self._flights.crash(key, exc)
+            self._flights.crash(which, exc)
             raise
-        self._flights.land(key, reading)
+        self._flights.land(which, reading)
         return reading
+
+    def _checked(self, want: Want, reading: Reading[V]) -> Reading[V]:
+        """What this caller's own load gave.
+
+        That the source has none is as new as it gets, and has no version to compare: so a token of a delete is
+        satisfied. (A load that another had begun before tells nothing of the kind.)
+        """
+        if _fits(want, reading) or (reading.value is None and not reading.stale):
+            return reading
+        raise NotVisibleYet(
+            f"{want.key!r}: the source of {self._space.name} lags: it gave a version older than the token's, or than "
+            "one that Redis has heard of"
+        )
 
     def _lease(self, want: Want, data: bytes | None, entry: Entry | None, deadline: float) -> Step[Reading[V]]:
         """One lease over all processes. Asking for it again is also how its other holders are waited for."""
@@ -280,11 +302,7 @@ class SourceReads(Generic[V]):
                 raise
             return stale
         outcome = yield from self._apply(want.key, token, data, life)
-        if outcome == "stale":  # a fence knows better than what the source gave: it lags
-            return reading._replace(stale=True)
-        if want.min_version is not None and (reading.version or ZERO) < want.min_version:
-            raise NotVisibleYet(f"{want.key!r}: the source of {self._space.name} gave a version older than the token's")
-        return reading if outcome in _STORED else Unstored(*reading)
+        return reading._replace(stale=True) if outcome == "stale" else reading  # a fence knows better: the source lags
 
     def _load(self, want: Want, tag_clock: int) -> Step[tuple[Reading[V], bytes, str]]:
         began = self._space.clock.monotonic()
@@ -417,3 +435,10 @@ class SourceReads(Generic[V]):
             _log.warning("%s: %r was not refreshed: %s", self._space.name, want.key, exc)
         finally:
             self._refreshing.discard(want.key)
+
+
+def _fits(want: Want, reading: Reading[Any]) -> bool:
+    """Whether a reading is not older than this caller allows."""
+    if want.max_staleness is not None and reading.stale:
+        return False
+    return want.min_version is None or (reading.version or ZERO) >= want.min_version

@@ -11,7 +11,7 @@ VALUES = MsgpackValues[int]()
 
 
 class Table:
-    """Rows by key. ``before_load`` and ``after_load`` run around each load, to hold it or to write in between."""
+    """Rows by key. ``after_load`` runs after the next load, to write in between."""
 
     def __init__(self) -> None:
         self.rows: dict[str, tuple[int, int]] = {}
@@ -32,6 +32,18 @@ class Table:
             hook, self.after_load = self.after_load, None
             hook()
         return Loaded(*row) if row else None
+
+    def behind(self, changes: int) -> Callable[[str], Loaded[int] | None]:
+        """The load of a replica that lacks the last so many changes."""
+
+        def load(key: str) -> Loaded[int] | None:
+            seen = self.events[: max(0, len(self.events) - changes)]
+            last = next((change for change in reversed(seen) if change.key == key), None)
+            if last is None or last.value is None:
+                return None
+            return Loaded(VALUES.decode(0, last.value), int(last.version))
+
+        return load
 
     def write(self, key: str, value: int | None) -> int:
         with self._lock:

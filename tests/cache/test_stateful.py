@@ -12,7 +12,7 @@ from cache.driving import Driven
 from cache.parts import fixed_space
 from cache.resp import RespPort
 from cache.table import VALUES, Table
-from headwater_cache import CachePolicy, Reading, VersionToken
+from headwater_cache import CachePolicy, NotVisibleYet, Reading, VersionToken
 from headwater_cache.applier import Applier
 from headwater_cache.continuity import Continuity
 from headwater_cache.entry import Entry, unpack
@@ -21,13 +21,17 @@ from headwater_cache.writes import SourceCommit, Writes
 from headwater_schemas.clock import ManualClock
 
 KEYS = ("a", "b")
+LAGS = st.sampled_from([0, 0, 0, 1, 2])
 POLICY = CachePolicy(soft_ttl=60, hard_ttl=120, negative_ttl=10, jitter=0, early=0, wait=0, passers=10**6)
 
 _names = itertools.count()
 
 
 class Story(RuleBasedStateMachine):
-    """Writers, readers that sleep anywhere, events in any order and number, evictions, expired leases, time."""
+    """Writers, readers that sleep anywhere, events in any order and number, evictions, expired leases, time.
+
+    Sources lag, as a replica may that breaks the contract: no read is older than its token, and the events repair all.
+    """
 
     port: RespPort
     readers: Bundle[tuple[str, Driven[Reading[int]]]] = Bundle("readers")
@@ -42,25 +46,31 @@ class Story(RuleBasedStateMachine):
         self.history: dict[str, set[tuple[int, int]]] = {key: set() for key in KEYS}
         self.before: dict[str, Entry | None] = dict.fromkeys(KEYS)
 
-    @rule(key=st.sampled_from(KEYS), value=st.integers(0, 9))
-    def put(self, key: str, value: int) -> None:
+    @rule(key=st.sampled_from(KEYS), value=st.none() | st.integers(0, 9), evicted=st.booleans(), behind=LAGS)
+    def write_and_read_back(self, key: str, value: int | None, evicted: bool, behind: int) -> None:
+        """A put or a delete, and what its token reads."""
         token = self._run_write(key, value)
-        reading = self._read(key, token).finish()
-        assert reading.version is not None
-        assert reading.version >= token.version, "I9: older than the token"
-
-    @rule(key=st.sampled_from(KEYS))
-    def delete(self, key: str) -> None:
-        self._run_write(key, None)
+        if evicted:
+            self.lose(key, "")
+        try:
+            reading = self._read(key, token, behind).finish()
+        except NotVisibleYet:
+            assert behind, "I9: the source has it"
+            return
+        if reading.value is None:
+            assert behind or value is None, "I9: a put is not found"
+        else:
+            assert reading.version is not None
+            assert reading.version >= token.version, "I9: older than the token"
 
     @rule(key=st.sampled_from(KEYS), value=st.none() | st.integers(0, 9))
     def commit_and_die(self, key: str, value: int | None) -> None:
         """Committed, not written through."""
         self._note(key, value, self.table.write(key, value))
 
-    @rule(target=readers, key=st.sampled_from(KEYS), steps=st.integers(0, 3))
-    def begin_read(self, key: str, steps: int) -> tuple[str, Driven[Reading[int]]]:
-        reader = self._read(key, None)
+    @rule(target=readers, key=st.sampled_from(KEYS), steps=st.integers(0, 3), behind=LAGS)
+    def begin_read(self, key: str, steps: int, behind: int) -> tuple[str, Driven[Reading[int]]]:
+        reader = self._read(key, None, behind)
         for _ in range(steps):
             if reader.request is not None:
                 reader.answer()
@@ -117,9 +127,10 @@ class Story(RuleBasedStateMachine):
                 assert row is None or int(entry.version) == row[1], f"I2: {key} is {row}, cached {entry}"
             self.port.ask(("DEL", self.space.key(key)))
 
-    def _read(self, key: str, token: VersionToken | None) -> Driven[Reading[int]]:
-        """Each reader in a process of its own."""
-        return Driven(self.port, SourceReads(self.space, VALUES, self.table.load).read(key, token, None))
+    def _read(self, key: str, token: VersionToken | None, behind: int) -> Driven[Reading[int]]:
+        """Each reader in a process of its own, with a source that lacks the last changes or does not."""
+        load = self.table.behind(behind)
+        return Driven(self.port, SourceReads(self.space, VALUES, load).read(key, token, None))
 
     def _run_write(self, key: str, value: int | None) -> VersionToken:
         step = self.writes.delete(key) if value is None else self.writes.put(key, value)
