@@ -143,6 +143,7 @@ class EntityCache(Operations, Generic[V]):
             ViewNotReady: view mode: the key is absent and the view has not caught up with its log.
             SourceFailed: cache mode: the source raised, and no stale value may be served.
             SourceBusy: cache mode: too many loads are in flight, or another holds this one up.
+            NoFreeConnection: more callers at once than connections to Redis; the source is not asked instead.
         """
         if self._near is not None and min_version is None and max_staleness is None:
             near = self._near.get(key)

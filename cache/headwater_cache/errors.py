@@ -12,7 +12,8 @@
     ├── LockTaken            another holds the lock
     ├── LockLost             the lock has ended under its holder
     ├── SourceFailed         the source of truth could not be read, and nothing stale may be served
-    └── SourceBusy           the bulkhead before the source is full; also an Overloaded
+    ├── SourceBusy           the bulkhead before the source is full; also an Overloaded
+    └── NoFreeConnection     more callers than connections to Redis; a CacheUnavailable and an Overloaded
 
 A Redis that does not answer is ``CacheUnavailable``, one that refuses us ``NotPermitted``, a full one ``CacheFull`` (an
 Overloaded).
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from headwater_schemas.errors import Overloaded, SettingError, Unavailable, UsageError
+from headwater_schemas.errors import CacheUnavailable, Overloaded, SettingError, Unavailable, UsageError
 
 if TYPE_CHECKING:
     from headwater_cache.continuity import Rewind
@@ -33,6 +34,7 @@ __all__ = [
     "InvalidKey",
     "LockLost",
     "LockTaken",
+    "NoFreeConnection",
     "NotVisibleYet",
     "RefillNeeded",
     "SourceBusy",
@@ -61,6 +63,10 @@ class RefillNeeded(SettingError):
 
 class CacheFull(Overloaded):
     """Redis is at its memory limit and refuses writes."""
+
+
+class NoFreeConnection(CacheUnavailable, Overloaded):
+    """Every connection to Redis was busy for as long as a command may take. Redis may be well; back off."""
 
 
 class NotVisibleYet(Unavailable):

@@ -12,7 +12,7 @@ from headwater_cache.bucket import TokenBucket
 from headwater_cache.bulkhead import Bulkhead
 from headwater_cache.changes import ApplyOutcome
 from headwater_cache.entry import SEEN_SIZE, Entry, glance, unpack
-from headwater_cache.errors import NotVisibleYet, SourceBusy, SourceFailed
+from headwater_cache.errors import NoFreeConnection, NotVisibleYet, SourceBusy, SourceFailed
 from headwater_cache.filter import KeyFilter
 from headwater_cache.flights import Abandoned, Flights
 from headwater_cache.metrics import (
@@ -98,7 +98,8 @@ class SourceReads(Generic[V]):
                 yield from space.look(Read)
                 names = [space.key(key) for key in keys]
             replies = yield from fetch_many(names, space.cluster, Read)
-        except (CacheUnavailable, Overloaded):
+        except (CacheUnavailable, Overloaded) as exc:
+            _expect_away(exc)
             if not self._probation.silent:
                 yield from self._probation.begin()
             steps = [self._bypass(self._want(key, None, None)) for key in keys]
@@ -126,7 +127,8 @@ class SourceReads(Generic[V]):
             if space.due():
                 yield from space.look(Read)
             data = yield Read(("GET", space.key(want.key)))
-        except (CacheUnavailable, Overloaded):
+        except (CacheUnavailable, Overloaded) as exc:
+            _expect_away(exc)
             yield from self._probation.begin()
             return (yield from self._bypass(want))
         if data is not None and want.min_version is None and want.max_staleness is None:
@@ -184,7 +186,8 @@ class SourceReads(Generic[V]):
     def _holds(self, entry: Entry) -> Step[bool]:
         try:
             return (yield from holds(self._space, entry))
-        except (CacheUnavailable, Overloaded):
+        except (CacheUnavailable, Overloaded) as exc:
+            _expect_away(exc)
             return False
 
     def _tag_clock(self) -> Step[int]:
@@ -264,7 +267,8 @@ class SourceReads(Generic[V]):
         while True:
             try:
                 reply = yield from acquire(space, want.key, token, (data or b"")[:SEEN_SIZE])
-            except (CacheUnavailable, Overloaded):
+            except (CacheUnavailable, Overloaded) as exc:
+                _expect_away(exc)
                 self._requests["bypass"].inc()
                 return (yield from self._unstored(want))
             if reply[0] == b"g":
@@ -371,7 +375,8 @@ class SourceReads(Generic[V]):
         try:
             args: list[str | bytes] = [str(policy.passers), str(policy.milliseconds("lease_ttl"))]
             may_pass = yield from evaluate(PASS, [space.key(want.key)], args)
-        except (CacheUnavailable, Overloaded):
+        except (CacheUnavailable, Overloaded) as exc:
+            _expect_away(exc)
             return (yield from self._unstored(want))
         if not may_pass:
             BULKHEAD_REJECTED.labels(space.name).inc()
@@ -435,6 +440,12 @@ class SourceReads(Generic[V]):
             _log.warning("%s: %r was not refreshed: %s", self._space.name, want.key, exc)
         finally:
             self._refreshing.discard(want.key)
+
+
+def _expect_away(exc: Exception) -> None:
+    """The source stands in for a Redis that can not be asked, not for one that has too many callers at once."""
+    if isinstance(exc, NoFreeConnection):
+        raise exc
 
 
 def _fits(want: Want, reading: Reading[Any]) -> bool:

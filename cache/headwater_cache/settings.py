@@ -33,8 +33,8 @@ class RedisSettings:
         read_timeout: cache mode: seconds for a read, which has the source to go to; it also takes Redis for silent
             until a ping, in the background, is answered, so nobody else waits. At most ``timeout``.
         retries: further tries after a broken connection (never after a timeout: that would double the latency).
-        max_connections: connections per process and kind of client (in a Cluster, of each node); a caller waits
-            ``timeout`` for a free one.
+        max_connections: connections per process and kind of client (in a Cluster, of each node); a caller waits about
+            ``timeout`` for a free one, then gets ``NoFreeConnection``.
         replicas: so many must have a batch of change events before it counts as applied (WAIT); 0 = do not wait. It
             makes a failover lose less. No promise: a replica that did not answer may be the one that is promoted.
         ca: with TLS: path of the certificates (PEM) that signed the server's; ``None`` = those of the system. The

@@ -20,7 +20,7 @@ from redis.sentinel import Sentinel
 from headwater_cache.settings import RedisSettings
 from headwater_schemas.errors import SettingError
 
-__all__ = ["Client", "async_client", "has_nodes", "is_cluster", "sentinels_of", "sync_client"]
+__all__ = ["Client", "async_client", "is_cluster", "sentinels_of", "sync_client"]
 
 Client = redis.Redis | redis.RedisCluster
 AsyncClient = redis.asyncio.Redis | redis.asyncio.RedisCluster
@@ -37,11 +37,6 @@ class _Target(NamedTuple):
 def is_cluster(settings: RedisSettings) -> bool:
     """Whether keys are spread over several primaries."""
     return urlsplit(settings.url).scheme.endswith("+cluster")
-
-
-def has_nodes(settings: RedisSettings) -> bool:
-    """Whether the URL names several places: Sentinels, or nodes of a Cluster."""
-    return "+" in urlsplit(settings.url).scheme
 
 
 def sync_client(settings: RedisSettings, timeout: float | None = None) -> Client:
@@ -61,8 +56,8 @@ def sync_client(settings: RedisSettings, timeout: float | None = None) -> Client
         case "cluster":
             nodes = [ClusterNode(host, port) for host, port in target.nodes]  # type: ignore[no-untyped-call]  # redis-py
             return redis.RedisCluster(startup_nodes=nodes, retry=retry, **target.options)
-    limits = {"timeout": timeout or settings.timeout, "max_connections": settings.max_connections}
-    pool = redis.BlockingConnectionPool.from_url(settings.url, retry=retry, **target.options, **limits)
+    limit = settings.max_connections  # the port waits for a free connection, see ``turns``
+    pool = redis.ConnectionPool.from_url(settings.url, retry=retry, max_connections=limit, **target.options)
     return redis.Redis(connection_pool=pool)
 
 
@@ -83,7 +78,6 @@ def async_client(settings: RedisSettings, timeout: float | None = None) -> Async
         case "cluster":
             nodes = [AsyncClusterNode(host, port) for host, port in target.nodes]
             return redis.asyncio.RedisCluster(startup_nodes=nodes, retry=retry, **target.options)
-    # redis-py's blocking pool would cost a third of a GET; the port waits for a free connection instead.
     limit = settings.max_connections
     pool = redis.asyncio.ConnectionPool.from_url(settings.url, retry=retry, max_connections=limit, **target.options)
     return redis.asyncio.Redis(connection_pool=pool)

@@ -22,7 +22,7 @@ from cache.redis_server import RedisServer, free_port
 from cache.table import Table
 from certificates import authority
 from headwater_cache import EntityCache, NearPolicy, RedisSettings
-from headwater_cache.connection import translate
+from headwater_cache.guard import translate
 from headwater_cache.testing import MemoryLog
 from headwater_cache.topology import async_client, sync_client
 from headwater_ops.doctor.redis import check_redis
