@@ -56,7 +56,7 @@ class EntityCache(Operations, Generic[V]):
         domain: version domain: entries of another domain are never served (``log`` unless given).
         policy: durations and limits.
         near: keep values in this process as well (L1), invalidated by Redis; ``None`` = do not.
-        keys: cache mode: a filter of the keys that exist; what it rules out is not looked for at the source.
+        keys: cache mode: a filter of the keys that the source has; what it rules out is not looked for there.
         epoch: ``None`` follows the live epoch; a number stays in that one (warm-up).
         cold: view mode, absent key, view not ready: ``raise`` ViewNotReady, or take it for a ``miss``.
         clock: time.

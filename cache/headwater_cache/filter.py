@@ -26,7 +26,8 @@ class KeyFilter:
     A writer adds a key before it commits; too many keys do no harm.
 
     Weakness: for up to ``max_lag`` a row that another process inserted, and that is not in Redis yet, is taken for
-    missing. A read with ``min_version`` does not ask the filter. Deleted keys stay until ``rebuild``.
+    missing. A read with ``min_version`` does not ask the filter, nor does ``load`` or a cached function: their keys are
+    not the source's. Deleted keys stay until ``rebuild``.
 
     Args:
         expected: how many keys there will be. Beyond it more and more missing keys pass.

@@ -208,7 +208,7 @@ class SourceReads(Generic[V]):
                 )
             self._requests["miss"].inc()
             return Reading(None)
-        if data is None and want.min_version is None and self._rules_out(want.key):
+        if data is None and want.min_version is None and self._rules_out(want):
             self._requests["negative"].inc()
             return Reading(None)
         deadline = self._space.clock.monotonic() + self._space.policy.seconds_of("wait")
@@ -314,7 +314,7 @@ class SourceReads(Generic[V]):
         load_ms = round((self._space.clock.monotonic() - began) * 1000)
         self._requests["miss"].inc()
         if loaded is None:
-            if self._keys is not None and self._keys.ready:
+            if self._keys is not None and want.load is self._source and self._keys.ready:
                 BLOOM_FALSE_POSITIVE.labels(self._space.name).inc()
             return (Reading[V](None), *self._space.entry("N", ZERO, load_ms=load_ms))
         if not isinstance(loaded, Loaded):
@@ -358,14 +358,14 @@ class SourceReads(Generic[V]):
             VERSION_CONFLICT.labels(space.name).inc()
         return outcome
 
-    def _rules_out(self, key: str) -> bool:
-        """Whether the key filter knows that there is no such key."""
-        if self._keys is None:
+    def _rules_out(self, want: Want) -> bool:
+        """Whether the key filter knows that the source has no such key. Of other functions it knows nothing."""
+        if self._keys is None or want.load is not self._source:
             return False
         if not self._keys.ready:
             BLOOM_BYPASS.labels(self._space.name).inc()
             return False
-        return not self._keys.may_exist(key)
+        return not self._keys.may_exist(want.key)
 
     # Without a lease
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from cache.table import Table
-from headwater_cache import EntityCache, KeyFilter, VersionToken
+from headwater_cache import EntityCache, KeyFilter, VersionToken, cached
+from headwater_cache.metrics import BLOOM_FALSE_POSITIVE
 from headwater_schemas.clock import ManualClock
 from headwater_schemas.errors import UsageError
 
@@ -83,6 +84,25 @@ def test_a_token_is_not_asked_about(cache: EntityCache[int], keys: KeyFilter, ta
 
     assert cache.get("a") is None
     assert cache.get("a", min_version=token) == 1
+
+
+def test_a_function_that_is_read_through_the_cache_is_not_judged(cache: EntityCache[int], keys: KeyFilter) -> None:
+    """The filter knows the keys of the source; the keys of a cached function are others."""
+    keys.caught_up()
+
+    @cached(cache, key="quote:{of}")
+    def quote(of: int) -> int | None:
+        return 2 * of or None
+
+    before = _false_positives(cache)
+    assert cache.get("quote:1") is None
+    assert quote(2) == 4
+    assert quote(0) is None
+    assert _false_positives(cache) == before
+
+
+def _false_positives(cache: EntityCache[int]) -> float:
+    return float(BLOOM_FALSE_POSITIVE.labels(cache.name)._value.get())
 
 
 def test_a_rebuild_forgets_deleted_keys_and_loses_none(keys: KeyFilter) -> None:
