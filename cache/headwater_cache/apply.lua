@@ -11,8 +11,9 @@
 -- Returns one letter per key: a applied, c created under a lease, r refreshed, f fenced, s stale, e equal, l lease lost,
 -- d other version domain (fenced).
 --
--- The head of an entry: state 1, format 2, domain 3-10, version 11-40, stamps and sizes 41-74. Versions are digits of fixed
--- width, compared as text: Lua's numbers lose bits above 2^53.
+-- The head of an entry: state 1, format 2, domain 3-10, version 11-40, stamps and sizes 41-74. Behind the head of a fence stands V
+-- if what is known to be newer is a value. Versions are digits of fixed width, compared as text: Lua's numbers lose bits above
+-- 2^53.
 local who, may_create, fence_ms = ARGV[1], ARGV[2] == '1', ARGV[3]
 local fields, from = {}, 1
 for i, size in ipairs(cmsgpack.unpack(ARGV[5])) do
@@ -26,8 +27,25 @@ local function store(key, entry, ttl)
 end
 
 local function fence(key, entry)
-  store(key, 'F' .. string.sub(entry, 2, 72) .. '\0\0', fence_ms)
+  local value = string.sub(entry, 1, 1) == 'V' and 'V' or ''
+  store(key, 'F' .. string.sub(entry, 2, 72) .. '\0\0' .. value, fence_ms)
   return 'f'
+end
+
+-- The source had none: no version of its own, so what is known stays as its lower bound, and as long as it would have.
+-- Over the fence of a value either the source lags, or the row was deleted and nobody told of it yet. It is taken to lag for as
+-- long as a negative entry is believed; after that it would have caught up.
+local function negative(key, entry, ttl, old_state, old_version)
+  if old_state == 'T' then redis.call('DEL', key .. ':l') return 'e' end
+  local left = redis.call('PTTL', key)
+  if old_state == 'F' and left > 0 and tonumber(fence_ms) - left < tonumber(ttl)
+    and redis.call('GETRANGE', key, 74, 74) == 'V' then
+    redis.call('DEL', key .. ':l')
+    return 's'
+  end
+  if ttl ~= '0' and left > tonumber(ttl) then ttl = string.format('%d', left) end
+  store(key, string.sub(entry, 1, 10) .. old_version .. string.sub(entry, 41), ttl)
+  return 'c'
 end
 
 local function apply(key, entry, token, ttl)
@@ -47,11 +65,7 @@ local function apply(key, entry, token, ttl)
   end
   local state, version = string.sub(entry, 1, 1), string.sub(entry, 11, 40)
   local old_state, old_version = string.sub(old, 1, 1), string.sub(old, 11, 40)
-  if state == 'N' then -- the source had none: no version of its own, so what is known stays as its lower bound
-    if old_state == 'T' then redis.call('DEL', key .. ':l') return 'e' end
-    store(key, string.sub(entry, 1, 10) .. old_version .. string.sub(entry, 41), ttl)
-    return 'c'
-  end
+  if state == 'N' then return negative(key, entry, ttl, old_state, old_version) end
   if version < old_version then -- rule 3
     if live then redis.call('DEL', key .. ':l') end
     return 's'

@@ -11,7 +11,8 @@
     64     4     how long the source took to load it, ms
     68     4     schema id of the payload
     72     2     length of the tag block
-    74     …     tag block (msgpack map: tag -> generation read before the source), then the payload
+    74     …     tag block (msgpack map: tag -> generation read before the source), then the payload (of a fence:
+                 V if what is known to be newer is a value)
 
 State, domain and version stand first, so that the scripts read 40 bytes of an entry, whatever its size.
 """

@@ -116,7 +116,7 @@ def explain(space: Space, key: str) -> Step[Explanation]:
         soft=(entry.soft or None) if entry else None,
         hard=(entry.hard or None) if entry else None,
         schema_id=(entry.schema_id or None) if entry else None,
-        payload_bytes=len(entry.payload) if entry else None,
+        payload_bytes=(len(entry.payload) if entry.state == "V" else 0) if entry else None,
         tags=entry.tags if entry else {},
         expires_in=life if life >= 0 else None,
         lease=lease.decode() if lease else None,

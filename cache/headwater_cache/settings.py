@@ -178,7 +178,8 @@ class CachePolicy:
         soft_ttl: from here on a value is served and refreshed in the background. 0 = never.
         hard_ttl: from here on a value is not served, except ``stale_if_error``. 0 = never.
         jitter: share by which each expiry is moved at random: what was written together does not expire together.
-        negative_ttl: how long "the source had none" is believed; at least 1 ms, as the next three.
+        negative_ttl: how long "the source had none" is believed, and how far the source may lag behind the events: for
+            so long after an event of a value it is not. At least 1 ms, as the next three.
         fence_ttl: how long a fence lives; must exceed ``lease_ttl``. A value stays physically this much past its hard
             expiry, so that its version still refuses older ones.
         tombstone_ttl: how long a delete is remembered; must exceed the lateness of any event or zombie consumer.

@@ -224,7 +224,7 @@ class Explorer:
     def _model(self, world: World) -> Model:
         model = self.model()
         model.entries = {self._name: world.entry} if world.entry is not None else {}
-        model.lives = dict.fromkeys(model.entries, "1")
+        model.lives = dict.fromkeys(model.entries, _FENCE_MS)
         model.leases = {self._name: world.lease} if world.lease is not None else {}
         return model
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from headwater_cache.entry import SEEN_SIZE
+from headwater_cache.entry import HEADER_SIZE, SEEN_SIZE
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Model:
         self.leases.pop(key, None)
         if key not in self.entries:
             return 0
-        self._fence(key, self.entries[key], fence_ms)
+        self._store(key, b"F" + self.entries[key][1:72] + b"\0\0", fence_ms, "f")  # of which nothing is known
         return 1
 
     def apply(self, who: str, may_create: bool, fence_ms: str, key: str, entry: bytes, token: bytes, life: str) -> str:
@@ -52,7 +52,7 @@ class Model:
             self._served_or_fenced(key, entry, life, fence_ms, may_serve, "d")
             return "d"
         if entry[:1] == b"N":
-            return self._negative(key, old, entry, life)
+            return self._negative(key, old, entry, life, fence_ms)
         new, known = entry[10:40], old[10:40]
         if new < known:
             if live:
@@ -71,11 +71,17 @@ class Model:
         self.leases.pop(key, None)
         return "e"
 
-    def _negative(self, key: str, old: bytes, entry: bytes, life: str) -> str:
+    def _negative(self, key: str, old: bytes, entry: bytes, life: str, fence_ms: str) -> str:
+        """Time stands still here: a fence has all of its life before it."""
         if old[:1] == b"T":
             self.leases.pop(key, None)
             return "e"
-        return self._store(key, entry[:10] + old[10:40] + entry[40:], life, "c")
+        left = int(self.lives[key])
+        if old[:1] == b"F" and old[HEADER_SIZE:] == b"V" and left and int(fence_ms) - left < int(life):
+            self.leases.pop(key, None)
+            return "s"
+        longest = life if life == "0" else str(max(left, int(life)))
+        return self._store(key, entry[:10] + old[10:40] + entry[40:], longest, "c")
 
     def _served_or_fenced(self, key: str, entry: bytes, life: str, fence_ms: str, may_serve: bool, letter: str) -> str:
         if may_serve:
@@ -83,7 +89,7 @@ class Model:
         return self._fence(key, entry, fence_ms)
 
     def _fence(self, key: str, entry: bytes, fence_ms: str) -> str:
-        return self._store(key, b"F" + entry[1:72] + b"\0\0", fence_ms, "f")
+        return self._store(key, b"F" + entry[1:72] + b"\0\0" + (b"V" if entry[:1] == b"V" else b""), fence_ms, "f")
 
     def _store(self, key: str, entry: bytes, life: str, letter: str) -> str:
         self.entries[key] = entry

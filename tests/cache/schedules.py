@@ -38,7 +38,7 @@ from headwater_cache.writes import LogCommit, SourceCommit, Writes
 from headwater_schemas.clock import ManualClock
 
 KEYS = ("a", "b")
-POLICY = CachePolicy(soft_ttl=60, hard_ttl=120, negative_ttl=10, fence_ttl=600, stale_if_error=30, wait="50ms")
+POLICY = CachePolicy(soft_ttl=60, hard_ttl=120, negative_ttl=30, fence_ttl=600, stale_if_error=30, wait="50ms")
 _NAMES = 512  # more than are played at once, and few: each has metrics
 
 T = TypeVar("T")
@@ -248,6 +248,8 @@ class Schedule:
             raise Broken(f"I4: a load whose lease was lost changed {key}: {was} -> {now}")
         if now is not None and now.state == "V" and (was is None or was.state in "FN") and not may_serve:
             raise Broken(f"I3: {key} became a value without a lease: {was} -> {now}")
+        if was is not None and was.payload == b"V" and was.state == "F" and now is not None and now.state == "N":
+            raise Broken(f"R13: not found passed the fence of a value: {was} -> {now}")
         if was is not None and was.state in "VT" and (now is None or now.version < was.version):
             raise Broken(f"I1: {key} went back: {was} -> {now}")
 
@@ -316,7 +318,7 @@ class Schedule:
         yield from self._forget()
         for name, value in snapshot.items():
             if isinstance(value, bytes):
-                yield from _ask("SET", name, value)
+                yield from _ask("SET", name, value, "PX", POLICY.milliseconds("fence_ttl"))
             elif value:
                 yield from _ask("HSET", name, *(part for pair in value.items() for part in pair))
 

@@ -25,9 +25,10 @@ POLICY = CachePolicy(jitter=0, early=0)
 class Process:
     """One process with a cache of its own on the common Redis, driven by hand."""
 
-    def __init__(self, port: RespPort, cache: EntityCache[int]) -> None:
+    def __init__(self, port: RespPort, cache: EntityCache[int], clock: ManualClock) -> None:
         self.port = port
         self.cache = cache
+        self.clock = clock
         self.finish(cache._space.look())
 
     def read(self, key: str = "k") -> Driven[Reading[int]]:
@@ -82,7 +83,7 @@ def two(port: RespPort, table: Table, redis_url: str, name: str, clock: ManualCl
 
 
 def _process(port: RespPort, table: Table, url: str, name: str, clock: ManualClock) -> Process:
-    return Process(port, EntityCache(name, url, mode="cache", source=table, policy=POLICY, clock=clock))
+    return Process(port, EntityCache(name, url, mode="cache", source=table, policy=POLICY, clock=clock), clock)
 
 
 def is_apply(request: Request) -> bool:
@@ -254,6 +255,66 @@ def test_r13_a_lagging_source_can_not_pass_a_fence(one: Process, table: Table) -
 
     assert one.read().finish() == Reading(1, version(1), stale=True)
     assert one.state == "F"
+
+
+def test_r13_a_not_found_of_a_lagging_source_can_not_pass_the_fence_of_an_insert(
+    one: Process, two: Process, table: Table
+) -> None:
+    """A replica that has not heard of the insert: flagged, not kept, and nothing older is let in by it."""
+    table.write("k", 1)
+    one.events(table.events[0])
+    table.rows.clear()  # what a replica still has
+
+    assert one.read().finish() == Reading(None, stale=True)
+    assert one.state == "F"
+    table.rows["k"] = (1, 1)
+    assert two.read().finish() == Reading(1, version(1))
+
+
+def test_r13_a_deleted_row_is_not_loaded_at_each_read_for_as_long_as_a_fence_lives(one: Process, table: Table) -> None:
+    """Its delete's event never comes. A source that lags is given `negative_ttl`; then it is believed.
+
+    What the fence knew stays: a replica that is behind can not bring the old row back.
+    """
+    table.write("k", 1)
+    table.write("k", 2)
+    one.events(table.events[1])
+    table.rows.clear()
+    name = one.cache._space.key("k")
+    one.port.ask(("PEXPIRE", name, POLICY.milliseconds("fence_ttl") - POLICY.milliseconds("negative_ttl") - 1))
+    left = one.port.ask(("PTTL", name))
+
+    assert one.read().finish() == Reading(None)
+    assert one.read().finish() == Reading(None)
+    assert table.loads == 1
+    assert one.state == "N"
+    assert one.port.ask(("PTTL", name)) > left - 10_000
+
+    one.clock.advance(POLICY.seconds_of("negative_ttl"))
+    table.rows["k"] = (1, 1)
+    assert one.read().finish() == Reading(1, version(1), stale=True)
+    assert one.state == "N"
+
+
+def test_r9_a_not_found_is_believed_over_the_fence_of_a_delete(one: Process, table: Table) -> None:
+    """They agree: one load, not one for each read."""
+    table.write("k", 1)
+    table.write("k", None)
+    one.events(table.events[1])
+    assert one.state == "F"
+
+    assert [one.read().finish(), one.read().finish()] == [Reading(None), Reading(None)]
+    assert table.loads == 1
+
+
+def test_a_not_found_is_believed_after_an_invalidation(one: Process, table: Table) -> None:
+    """Its fence knows nothing of the row, only that what was cached does not hold."""
+    one.put(1).finish()
+    table.rows.clear()
+    one.finish(one.cache._invalidate("k"))
+
+    assert [one.read().finish(), one.read().finish()] == [Reading(None), Reading(None)]
+    assert table.loads == 1
 
 
 def test_r18_another_version_domain_is_never_compared_and_never_served(one: Process, table: Table) -> None:

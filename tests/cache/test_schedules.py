@@ -29,6 +29,7 @@ MUTANTS = {
     "a newer apply leaves the lease": ("  redis.call('DEL', key .. ':l') -- rule 2", "  -- rule 2"),
     "anybody makes values": ("local may_serve = live or may_create -- rule 1", "local may_serve = true"),
     "older overwrites newer": ("if version < old_version then -- rule 3", "if false then"),
+    "not found passes every fence": ("if old_state == 'F' and left > 0", "if false"),
     "a lost lease loads": ("if who == 'L' and not live then return 'l' end", ""),
     "events do not fence what is negative": (
         "return fence(key, entry) -- rule 4",
