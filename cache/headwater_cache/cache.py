@@ -11,7 +11,7 @@ from headwater_cache.changes import ApplyResult, Change, ChangeLog
 from headwater_cache.connection import Connection
 from headwater_cache.continuity import Rewind, TopicPartition
 from headwater_cache.filter import KeyFilter
-from headwater_cache.loads import Load, SourceReads
+from headwater_cache.loads import SourceReads
 from headwater_cache.near import NearCache, NearPolicy
 from headwater_cache.operations import Operations
 from headwater_cache.readiness import Readiness
@@ -25,6 +25,7 @@ from headwater_cache.tags import invalidate_tags
 from headwater_cache.transactions import Buffer
 from headwater_cache.values import MsgpackValues, ValueCodec
 from headwater_cache.versions import Version, VersionToken, check_domain
+from headwater_cache.wants import Load
 from headwater_cache.writes import LogCommit, SourceCommit, Writes
 from headwater_schemas.clock import Clock, SystemClock
 from headwater_schemas.durations import Duration, seconds

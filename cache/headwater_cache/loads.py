@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
 
 from headwater_cache.applier import OUTCOMES
-from headwater_cache.bucket import TokenBucket
 from headwater_cache.bulkhead import Bulkhead
 from headwater_cache.changes import ApplyOutcome
 from headwater_cache.entry import SEEN_SIZE, Entry, glance, unpack
@@ -20,13 +18,13 @@ from headwater_cache.metrics import (
     BLOOM_BYPASS,
     BLOOM_FALSE_POSITIVE,
     BULKHEAD_REJECTED,
-    EARLY_REFRESH,
     LEASE,
     LOAD_SECONDS,
     VERSION_CONFLICT,
 )
 from headwater_cache.probation import Probation
-from headwater_cache.reads import Reading, Unstored, Verdict, fetch_many, judge, needed, request_counters
+from headwater_cache.reads import Reading, Verdict, fetch_many, judge, needed, request_counters
+from headwater_cache.refreshes import Refreshes
 from headwater_cache.scripts import APPLY as APPLY_SCRIPT
 from headwater_cache.scripts import PASS, apply_args
 from headwater_cache.source import Loaded
@@ -34,30 +32,16 @@ from headwater_cache.space import Space
 from headwater_cache.steps import Call, Gather, Join, Pause, Read, Spawn, Step, evaluate
 from headwater_cache.tags import check_tags, holds, tag_clock
 from headwater_cache.values import ValueCodec
-from headwater_cache.versions import ZERO, Version, VersionToken, version
+from headwater_cache.versions import ZERO, VersionToken, version
+from headwater_cache.wants import Found, Load, Want
 from headwater_cache.writes import acquire, lease_token, release
 from headwater_schemas.errors import BadRecord, CacheUnavailable, HeadwaterError, Overloaded, UsageError
 
-__all__ = ["Load", "SourceReads"]
+__all__ = ["SourceReads"]
 
 _log = logging.getLogger(__name__)
 
 V = TypeVar("V")
-Load = Callable[..., Any]
-"""A plain or async function that gives ``Loaded``, a bare value (no version: only leases order it) or ``None``."""
-
-_STORED: tuple[ApplyOutcome | None, ...] = ("applied", "created", "refreshed", "equal")
-
-
-class Want(NamedTuple):
-    """What a caller asks of one key."""
-
-    key: str
-    load: Load | None
-    args: tuple[Any, ...]
-    min_version: Version | None = None
-    max_staleness: int | None = None
-    """ms"""
 
 
 class SourceReads(Generic[V]):
@@ -71,10 +55,9 @@ class SourceReads(Generic[V]):
         self._keys = keys
         self._requests = request_counters(space.name, "redis")
         self._bulkhead = Bulkhead(space.name, policy.loads, policy.seconds_of("wait"))
-        self._flights: Flights[Reading[V]] = Flights()
+        self._flights: Flights[Found[V]] = Flights()
         self._probation = Probation(space.clock)
-        self._refreshes = TokenBucket(space.clock, policy.refreshes)
-        self._refreshing: set[str] = set()
+        self._refreshes = Refreshes(space)
 
     # Entry points
 
@@ -88,29 +71,28 @@ class SourceReads(Generic[V]):
 
     def read_many(self, keys: Sequence[str]) -> Step[list[Reading[V]]]:
         """One round trip for all; what is missing is loaded side by side (asyncio) or in turn (threads)."""
+        wants = [self._want(key, None, None) for key in keys]
+        try:
+            replies = yield from self._fetch(keys)
+        except HeadwaterError as exc:
+            steps = [self._unread(want, exc) for want in wants]
+        else:
+            steps = [self._settle(want, data) for want, data in zip(wants, replies, strict=True)]
+        readings: list[Reading[V]] = []
+        width = self._space.policy.loads
+        for start in range(0, len(steps), width):  # no more at once than the bulkhead takes
+            readings += yield Gather([self._counted(step) for step in steps[start : start + width]])
+        return readings
+
+    def _fetch(self, keys: Sequence[str]) -> Step[list[bytes | None]]:
         space = self._space
         names = [space.key(key) for key in keys]
-        try:
-            if self._probation.silent:
-                yield from self._probation.ping()
-                raise CacheUnavailable("Redis did not answer a moment ago")
-            if space.due():
-                yield from space.look(Read)
-                names = [space.key(key) for key in keys]
-            replies = yield from fetch_many(names, space.cluster, Read)
-        except (CacheUnavailable, Overloaded) as exc:
-            _expect_away(exc)
-            if not self._probation.silent:
-                yield from self._probation.begin()
-            steps = [self._bypass(self._want(key, None, None)) for key in keys]
-        else:
-            pairs = zip(keys, replies, strict=True)
-            steps = [self._settle(self._want(key, None, None), data) for key, data in pairs]
-        readings: list[Reading[V]] = []
-        width = space.policy.loads
-        for start in range(0, len(steps), width):  # no more at once than the bulkhead takes
-            readings += yield Gather(steps[start : start + width])
-        return readings
+        if self._probation.silent:
+            raise CacheUnavailable("Redis did not answer a moment ago")
+        if space.due():
+            yield from space.look(Read)
+            names = [space.key(key) for key in keys]
+        return (yield from fetch_many(names, space.cluster, Read))
 
     def _want(self, key: str, min_version: VersionToken | None, max_staleness: float | None) -> Want:
         limit = None if max_staleness is None else round(max_staleness * 1000)
@@ -118,52 +100,75 @@ class SourceReads(Generic[V]):
 
     # Reading
 
+    def _counted(self, step: Step[Found[V]]) -> Step[Reading[V]]:
+        """Each read counts once, by how its caller was answered."""
+        try:
+            reading, result = yield from step
+        except Exception:
+            self._requests["error"].inc()
+            raise
+        self._requests[result].inc()
+        return reading
+
     def _read(self, want: Want) -> Step[Reading[V]]:
         space = self._space
         if self._probation.silent:
             yield from self._probation.ping()
-            return (yield from self._bypass(want))
+            return (yield from self._counted(self._bypass(want)))
         try:
             if space.due():
                 yield from space.look(Read)
             data = yield Read(("GET", space.key(want.key)))
-        except (CacheUnavailable, Overloaded) as exc:
-            _expect_away(exc)
-            yield from self._probation.begin()
-            return (yield from self._bypass(want))
+        except HeadwaterError as exc:
+            return (yield from self._counted(self._unread(want, exc)))
         if data is not None and want.min_version is None and want.max_staleness is None:
             plain = glance(data, space.domain_bytes)
             if plain is not None:
                 version, soft, hard, load_ms, schema_id, payload = plain
                 expiry = soft or hard
-                if not expiry or expiry - space.now_ms() > self._early(load_ms):
+                if not expiry or expiry - space.now_ms() > self._refreshes.early(load_ms):
                     try:
                         value = self._values.decode(schema_id, payload)
                     except BadRecord:
-                        return (yield from self._miss(want, data, None))
+                        return (yield from self._counted(self._miss(want, data, None)))
                     self._requests["hit"].inc()
                     return Reading(value, version)
-        return (yield from self._settle(want, data))
+        return (yield from self._counted(self._settle(want, data)))
 
-    def _bypass(self, want: Want) -> Step[Reading[V]]:
+    def _unread(self, want: Want, exc: HeadwaterError) -> Step[Found[V]]:
+        """Redis did not give the entry: the source stands in for one that is away."""
+        if not isinstance(exc, CacheUnavailable | Overloaded):
+            raise exc
+        _expect_away(exc)
+        yield from self._probation.begin()
+        return (yield from self._bypass(want))
+
+    def _bypass(self, want: Want) -> Step[Found[V]]:
         """Redis is away: the source answers, once per key and process, inside the bulkhead; nothing is stored."""
-        self._requests["bypass"].inc()
-        return (yield from self._board(want, self._unstored(want), None))
+        reading, _ = yield from self._board(want, self._unstored(want), None)
+        return Found(reading, "bypass")
 
-    def _settle(self, want: Want, data: bytes | None) -> Step[Reading[V]]:
-        entry = unpack(data) if data is not None else None
-        if entry is not None and entry.tags and not (yield from self._holds(entry)):
-            return (yield from self._miss(want, data, None))  # not even as a stale value
+    def _settle(self, want: Want, data: bytes | None) -> Step[Found[V]]:
+        entry = yield from self._unpack(data)
         now = self._space.now_ms()
         verdict = judge(entry, self._space.domain, now)
         found = self._answer(want, entry, verdict, now)
         if found is None:
             return (yield from self._miss(want, data, entry))
-        if data is not None and entry is not None and self._wants_refresh(entry, verdict, now):
+        if data is not None and entry is not None and self._refreshes.wanted(entry, verdict, now):
             yield from self._refresh_behind(want, data)
         return found
 
-    def _answer(self, want: Want, entry: Entry | None, verdict: Verdict, now: int) -> Reading[V] | None:
+    def _unpack(self, data: bytes | None) -> Step[Entry | None]:
+        """What is there. ``None`` also if one of its tags was invalidated: it is not even a stale value."""
+        entry = unpack(data) if data else None
+        if entry is not None and entry.domain != self._space.domain:
+            VERSION_CONFLICT.labels(self._space.name).inc()
+        if entry is not None and entry.tags and not (yield from self._holds(entry)):
+            return None
+        return entry
+
+    def _answer(self, want: Want, entry: Entry | None, verdict: Verdict, now: int) -> Found[V] | None:
         """What may be served of this entry; ``None`` = it takes a load."""
         if entry is None or verdict in ("fence", "expired"):
             return None
@@ -172,14 +177,12 @@ class SourceReads(Generic[V]):
         if want.max_staleness is not None and now - entry.written_at > want.max_staleness:
             return None
         if verdict == "negative":
-            self._requests["negative"].inc()
-            return Reading(None, None if entry.state == "N" else entry.version)
+            return Found(Reading(None, None if entry.state == "N" else entry.version), "negative")
         try:
             value = self._values.decode(entry.schema_id, entry.payload)
         except BadRecord:  # another release of the service wrote it in another shape: the source is asked
             return None
-        self._requests["hit"].inc()
-        return Reading(value, entry.version)
+        return Found(Reading(value, entry.version), "hit")
 
     # Tags. A Redis that goes away between two commands of a read only makes it load.
 
@@ -198,7 +201,7 @@ class SourceReads(Generic[V]):
 
     # Missing
 
-    def _miss(self, want: Want, data: bytes | None, entry: Entry | None) -> Step[Reading[V]]:
+    def _miss(self, want: Want, data: bytes | None, entry: Entry | None) -> Step[Found[V]]:
         """One flight per process; who waits is served stale if allowed, else waits, else may pass to the source."""
         if want.load is None:
             if want.min_version is not None:
@@ -206,15 +209,13 @@ class SourceReads(Generic[V]):
                     f"{want.key!r} of {self._space.name}: the token's version is not here, and there is "
                     "no source to ask for it"
                 )
-            self._requests["miss"].inc()
-            return Reading(None)
+            return Found(Reading(None), "miss")
         if data is None and want.min_version is None and self._rules_out(want):
-            self._requests["negative"].inc()
-            return Reading(None)
+            return Found(Reading(None), "negative")
         deadline = self._space.clock.monotonic() + self._space.policy.seconds_of("wait")
         return (yield from self._board(want, self._lease(want, data, entry, deadline), entry))
 
-    def _board(self, want: Want, load: Step[Reading[V]], entry: Entry | None) -> Step[Reading[V]]:
+    def _board(self, want: Want, load: Step[Found[V]], entry: Entry | None) -> Step[Found[V]]:
         """Run ``load``, unless this process is loading the key already: then wait for that.
 
         Who limits the staleness shares flights only with those of the same limit: what another accepts may be too old.
@@ -229,62 +230,61 @@ class SourceReads(Generic[V]):
             if stale is not None:
                 return stale
             try:
-                reading: Reading[V] = yield Join(flight, max(0.0, deadline - self._space.clock.monotonic()))
+                found: Found[V] = yield Join(flight, max(0.0, deadline - self._space.clock.monotonic()))
             except Abandoned:
                 continue
             except TimeoutError:
                 return self._checked(want, (yield from self._pass(want)))
-            if _fits(want, reading):
-                self._requests["miss"].inc()
-                return Unstored(*reading)
+            if want.allows(found.reading):
+                return found
 
-    def _fly(self, which: tuple[str, int | None], load: Step[Reading[V]]) -> Step[Reading[V]]:
+    def _fly(self, which: tuple[str, int | None], load: Step[Found[V]]) -> Step[Found[V]]:
         try:
-            reading = yield from load
+            found = yield from load
         except BaseException as exc:
             self._flights.crash(which, exc)
             raise
-        self._flights.land(which, reading)
-        return reading
+        self._flights.land(which, found)
+        return found
 
-    def _checked(self, want: Want, reading: Reading[V]) -> Reading[V]:
+    def _checked(self, want: Want, found: Found[V]) -> Found[V]:
         """What this caller's own load gave.
 
         That the source has none is as new as it gets, and has no version to compare: so a token of a delete is
         satisfied. (A load that another had begun before tells nothing of the kind.)
         """
-        if _fits(want, reading) or (reading.value is None and not reading.stale):
-            return reading
+        reading = found.reading
+        if want.allows(reading) or (reading.value is None and not reading.stale):
+            return found
         raise NotVisibleYet(
             f"{want.key!r}: the source of {self._space.name} lags: it gave a version older than the token's, or than "
             "one that Redis has heard of"
         )
 
-    def _lease(self, want: Want, data: bytes | None, entry: Entry | None, deadline: float) -> Step[Reading[V]]:
+    def _lease(self, want: Want, data: bytes | None, entry: Entry | None, deadline: float) -> Step[Found[V]]:
         """One lease over all processes. Asking for it again is also how its other holders are waited for."""
         space = self._space
-        token, pause = lease_token(), 0.01
+        token, pause, waited = lease_token(), 0.01, False
         while True:
             try:
                 reply = yield from acquire(space, want.key, token, (data or b"")[:SEEN_SIZE])
             except (CacheUnavailable, Overloaded) as exc:
                 _expect_away(exc)
-                self._requests["bypass"].inc()
-                return (yield from self._unstored(want))
+                return (yield from self._unstored(want))._replace(result="bypass")
             if reply[0] == b"g":
                 LEASE.labels(space.name, "granted").inc()
                 return (yield from self._fill(want, token, entry))
             if reply[0] == b"c":
                 data = reply[1] or None
-                entry = unpack(data) if data else None
-                if entry is not None and entry.tags and not (yield from self._holds(entry)):
-                    entry = None
+                entry = yield from self._unpack(data)
                 now = space.now_ms()
                 found = self._answer(want, entry, judge(entry, space.domain, now), now)
                 if found is not None:
                     return found
                 continue
-            LEASE.labels(space.name, "waited").inc()
+            if not waited:
+                waited = True
+                LEASE.labels(space.name, "waited").inc()
             stale = self._stale(want, entry)
             if stale is not None:
                 return stale
@@ -293,7 +293,7 @@ class SourceReads(Generic[V]):
             yield Pause(pause * space.random.uniform(0.5, 1.0))
             pause = min(2 * pause, 0.1)
 
-    def _fill(self, want: Want, token: str, entry: Entry | None) -> Step[Reading[V]]:
+    def _fill(self, want: Want, token: str, entry: Entry | None) -> Step[Found[V]]:
         """Load under the lease, then apply: the script refuses it if anything newer came in between."""
         try:
             reading, data, life = yield from self._load(want, (yield from self._tag_clock()))
@@ -306,13 +306,14 @@ class SourceReads(Generic[V]):
                 raise
             return stale
         outcome = yield from self._apply(want.key, token, data, life)
-        return reading._replace(stale=True) if outcome == "stale" else reading  # a fence knows better: the source lags
+        if outcome == "stale":  # a fence knows better than what the source gave: it lags
+            reading = reading._replace(stale=True)
+        return Found(reading, "miss")
 
     def _load(self, want: Want, tag_clock: int) -> Step[tuple[Reading[V], bytes, str]]:
         began = self._space.clock.monotonic()
         loaded = yield from self._call(want)
         load_ms = round((self._space.clock.monotonic() - began) * 1000)
-        self._requests["miss"].inc()
         if loaded is None:
             if self._keys is not None and want.load is self._source and self._keys.ready:
                 BLOOM_FALSE_POSITIVE.labels(self._space.name).inc()
@@ -337,7 +338,6 @@ class SourceReads(Generic[V]):
         except UsageError:
             raise
         except Exception as exc:
-            self._requests["error"].inc()
             raise SourceFailed(f"the source of {self._space.name} failed for {want.key!r}: {exc!r}") from exc
         finally:
             self._bulkhead.leave()
@@ -354,8 +354,6 @@ class SourceReads(Generic[V]):
         APPLY.labels(space.name, "load", outcome).inc()
         if outcome == "lease_lost":
             LEASE.labels(space.name, "lost").inc()
-        if outcome == "conflict":
-            VERSION_CONFLICT.labels(space.name).inc()
         return outcome
 
     def _rules_out(self, want: Want) -> bool:
@@ -369,7 +367,7 @@ class SourceReads(Generic[V]):
 
     # Without a lease
 
-    def _pass(self, want: Want) -> Step[Reading[V]]:
+    def _pass(self, want: Want) -> Step[Found[V]]:
         """The wait is over: a few go to the source without storing, the rest get ``SourceBusy``."""
         space, policy = self._space, self._space.policy
         try:
@@ -386,11 +384,11 @@ class SourceReads(Generic[V]):
             )
         return (yield from self._unstored(want))
 
-    def _unstored(self, want: Want) -> Step[Reading[V]]:
+    def _unstored(self, want: Want) -> Step[Found[V]]:
         reading, _, _ = yield from self._load(want, 0)
-        return Unstored(*reading)
+        return Found(reading, "miss")
 
-    def _stale(self, want: Want, entry: Entry | None) -> Reading[V] | None:
+    def _stale(self, want: Want, entry: Entry | None) -> Found[V] | None:
         """The expired value, if this caller and the policy accept one."""
         space = self._space
         if want.min_version is not None or want.max_staleness is not None or entry is None or entry.state != "V":
@@ -402,31 +400,13 @@ class SourceReads(Generic[V]):
             value = self._values.decode(entry.schema_id, entry.payload)
         except BadRecord:
             return None
-        self._requests["stale"].inc()
-        return Reading(value, entry.version, stale=True)
+        return Found(Reading(value, entry.version, stale=True), "stale")
 
     # Refreshing
 
-    def _wants_refresh(self, entry: Entry, verdict: Verdict, now: int) -> bool:
-        """Past the soft expiry, or XFetch: the nearer the expiry and the slower the load, the likelier."""
-        if verdict == "soft":
-            return True
-        expiry = entry.soft or entry.hard
-        strength = entry.load_ms * self._space.policy.early
-        if verdict != "fresh" or not expiry or expiry - now > self._early(entry.load_ms):
-            return False
-        return now - strength * math.log(1.0 - self._space.random.random()) >= expiry
-
-    def _early(self, load_ms: int) -> float:
-        """How long before the expiry (ms) XFetch may fire at all; earlier it would not in 10^13 reads."""
-        return 30 * load_ms * self._space.policy.early
-
     def _refresh_behind(self, want: Want, data: bytes) -> Step[None]:
-        if want.load is None or want.key in self._refreshing or not self._refreshes.take():
-            return
-        self._refreshing.add(want.key)
-        EARLY_REFRESH.labels(self._space.name).inc()
-        yield Spawn(self._refresh(Want(want.key, want.load, want.args), data))
+        if want.load is not None and self._refreshes.begin(want.key):
+            yield Spawn(self._refresh(Want(want.key, want.load, want.args), data))
 
     def _refresh(self, want: Want, data: bytes) -> Step[None]:
         """Load once more under a lease, if nobody else does. A failure only means that the next reader tries again."""
@@ -439,17 +419,10 @@ class SourceReads(Generic[V]):
         except HeadwaterError as exc:
             _log.warning("%s: %r was not refreshed: %s", self._space.name, want.key, exc)
         finally:
-            self._refreshing.discard(want.key)
+            self._refreshes.end(want.key)
 
 
 def _expect_away(exc: Exception) -> None:
     """The source stands in for a Redis that can not be asked, not for one that has too many callers at once."""
     if isinstance(exc, NoFreeConnection):
         raise exc
-
-
-def _fits(want: Want, reading: Reading[Any]) -> bool:
-    """Whether a reading is not older than this caller allows."""
-    if want.max_staleness is not None and reading.stale:
-        return False
-    return want.min_version is None or (reading.version or ZERO) >= want.min_version

@@ -33,11 +33,11 @@ __all__ = [
 ]
 
 MetricName = Literal[
-    "headwater_cache_requests_total",  # reads, by where they were answered and how
+    "headwater_cache_requests_total",  # reads, each once, by where they were answered and how
     "headwater_cache_apply_total",  # outcomes of the versioned apply, by who wrote
-    "headwater_cache_event_lag_seconds",  # change occurred -> applied
+    "headwater_cache_event_lag_seconds",  # change occurred -> applied, of the oldest change of each batch
     "headwater_cache_watermark_offset",  # next offset to be applied
-    "headwater_cache_lease_total",  # leases granted, waited for, lost
+    "headwater_cache_lease_total",  # leases granted and lost, readers that waited for one
     "headwater_cache_load_seconds",  # one load from the source
     "headwater_cache_loads_in_flight",
     "headwater_cache_bulkhead_rejected_total",
@@ -50,7 +50,7 @@ MetricName = Literal[
     "headwater_cache_consistency_nines",  # of the changes that showed within so many seconds
     "headwater_cache_consistency_repairs_total",  # by what the apply made of them
     "headwater_cache_l1_entries",
-    "headwater_cache_l1_evictions_total",  # by invalidation or own write
+    "headwater_cache_l1_evictions_total",  # by invalidation, own write, or for room
     "headwater_cache_l1_flushes_total",  # channel lost or found again
     "headwater_cache_version_conflict_total",  # entries and writes of another version domain
 ]
@@ -70,11 +70,13 @@ def _histogram(name: MetricName, text: str, *labels: str) -> Histogram:
 
 REQUESTS = _counter("headwater_cache_requests_total", "Reads, by tier and result.", "entity", "tier", "result")
 APPLY = _counter("headwater_cache_apply_total", "Outcomes of the versioned apply.", "entity", "source", "result")
-EVENT_LAG = _histogram("headwater_cache_event_lag_seconds", "From the change to its apply.", "entity")
+EVENT_LAG = _histogram(
+    "headwater_cache_event_lag_seconds", "From the change to its apply, of the oldest change of a batch.", "entity"
+)
 WATERMARK_OFFSET = _gauge(
     "headwater_cache_watermark_offset", "Next offset to be applied.", "entity", "topic", "partition"
 )
-LEASE = _counter("headwater_cache_lease_total", "Leases granted, waited for and lost.", "entity", "result")
+LEASE = _counter("headwater_cache_lease_total", "Leases granted and lost, readers that waited.", "entity", "result")
 LOAD_SECONDS = _histogram("headwater_cache_load_seconds", "Duration of one load from the source.", "entity")
 LOADS_IN_FLIGHT = _gauge("headwater_cache_loads_in_flight", "Loads in flight at the source.", "entity")
 BULKHEAD_REJECTED = _counter("headwater_cache_bulkhead_rejected_total", "Loads refused by the bulkhead.", "entity")
@@ -97,6 +99,6 @@ CONSISTENCY_NINES = _gauge(
 )
 CONSISTENCY_REPAIRS = _counter("headwater_cache_consistency_repairs_total", "Repairs tried.", "entity", "result")
 L1_ENTRIES = _gauge("headwater_cache_l1_entries", "Values kept in this process.", "entity")
-L1_EVICTIONS = _counter("headwater_cache_l1_evictions_total", "Values dropped by an invalidation.", "entity")
+L1_EVICTIONS = _counter("headwater_cache_l1_evictions_total", "Values dropped by a write or for room.", "entity")
 L1_FLUSHES = _counter("headwater_cache_l1_flushes_total", "Times that everything was dropped.", "entity")
 VERSION_CONFLICT = _counter("headwater_cache_version_conflict_total", "Meetings with another version domain.", "entity")

@@ -161,10 +161,12 @@ class NearCache(Generic[V]):
         other = self._keys.get(number, key)
         if other != key:  # one hash, two keys: the newer stays
             del self._entries[other]
+            self._evicted.inc()
         self._keys[number] = key
         self._entries[key] = _Kept(reading, self._clock.monotonic() + self._ttl, number)
         for loser in self._policy.set([(number, 0)]):
             self._entries.pop(self._keys.pop(loser), None)
+            self._evicted.inc()
         self._size.set(len(self._entries))
 
     def _clear(self) -> None:

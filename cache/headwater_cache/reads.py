@@ -16,10 +16,12 @@ from headwater_cache.values import ValueCodec
 from headwater_cache.versions import Version, VersionToken
 from headwater_schemas.errors import UsageError
 
-__all__ = ["Reading", "Unstored", "Verdict", "ViewReads", "judge"]
+__all__ = ["Reading", "Result", "Unstored", "Verdict", "ViewReads", "judge"]
 
 V = TypeVar("V")
 Result = Literal["hit", "stale", "negative", "miss", "bypass", "error"]
+"""How a read was answered: by Redis, with an expired value, not found without asking the source, by the source, by the
+source because Redis is away, not at all."""
 Verdict = Literal["fresh", "soft", "negative", "fence", "expired", "absent"]
 
 READY_SECONDS = 1.0
