@@ -103,12 +103,12 @@ class SourceReads(Generic[V]):
     def _counted(self, step: Step[Found[V]]) -> Step[Reading[V]]:
         """Each read counts once, by how its caller was answered."""
         try:
-            reading, result = yield from step
+            found = yield from step
         except Exception:
             self._requests["error"].inc()
             raise
-        self._requests[result].inc()
-        return reading
+        self._requests[found.result].inc()
+        return found.reading
 
     def _read(self, want: Want) -> Step[Reading[V]]:
         space = self._space
@@ -145,8 +145,7 @@ class SourceReads(Generic[V]):
 
     def _bypass(self, want: Want) -> Step[Found[V]]:
         """Redis is away: the source answers, once per key and process, inside the bulkhead; nothing is stored."""
-        reading, _ = yield from self._board(want, self._unstored(want), None)
-        return Found(reading, "bypass")
+        return (yield from self._board(want, self._unstored(want), None))._replace(result="bypass")
 
     def _settle(self, want: Want, data: bytes | None) -> Step[Found[V]]:
         entry = yield from self._unpack(data)
@@ -174,7 +173,8 @@ class SourceReads(Generic[V]):
             return None
         if want.min_version is not None and (entry.version < want.min_version or entry.state == "N"):
             return None
-        if want.max_staleness is not None and now - entry.written_at > want.max_staleness:
+        age = now - entry.written_at + entry.load_ms  # the source was read when the load began, not when it ended
+        if want.max_staleness is not None and age > want.max_staleness:
             return None
         if verdict == "negative":
             return Found(Reading(None, None if entry.state == "N" else entry.version), "negative")
@@ -220,7 +220,8 @@ class SourceReads(Generic[V]):
 
         Who limits the staleness shares flights only with those of the same limit: what another accepts may be too old.
         """
-        deadline = self._space.clock.monotonic() + self._space.policy.seconds_of("wait")
+        came = self._space.clock.monotonic()
+        deadline = came + self._space.policy.seconds_of("wait")
         which = (want.key, want.max_staleness)
         while True:
             flight, pilot = self._flights.board(which)
@@ -235,26 +236,31 @@ class SourceReads(Generic[V]):
                 continue
             except TimeoutError:
                 return self._checked(want, (yield from self._pass(want)))
-            if want.allows(found.reading):
+            if self._serves(want, found, came):
                 return found
 
     def _fly(self, which: tuple[str, int | None], load: Step[Found[V]]) -> Step[Found[V]]:
+        began = self._space.clock.monotonic()
         try:
-            found = yield from load
+            found = (yield from load)._replace(began=began)
         except BaseException as exc:
             self._flights.crash(which, exc)
             raise
         self._flights.land(which, found)
         return found
 
-    def _checked(self, want: Want, found: Found[V]) -> Found[V]:
-        """What this caller's own load gave.
+    def _serves(self, want: Want, found: Found[V], came: float) -> bool:
+        """Whether what another loaded answers this caller too. One that began later is as good as a load of its own."""
+        if found.began > came:
+            return found.none_at_source or want.allows(found.reading)
+        limit = want.max_staleness
+        if limit is not None and self._space.clock.monotonic() - found.began > limit / 1000:
+            return False
+        return want.allows(found.reading)
 
-        That the source has none is as new as it gets, and has no version to compare: so a token of a delete is
-        satisfied. (A load that another had begun before tells nothing of the kind.)
-        """
-        reading = found.reading
-        if want.allows(reading) or (reading.value is None and not reading.stale):
+    def _checked(self, want: Want, found: Found[V]) -> Found[V]:
+        """What this caller's own load gave. No row at the source satisfies any token: also that of a delete."""
+        if found.none_at_source or want.allows(found.reading):
             return found
         raise NotVisibleYet(
             f"{want.key!r}: the source of {self._space.name} lags: it gave a version older than the token's, or than "

@@ -37,3 +37,10 @@ class Found(NamedTuple, Generic[V]):
 
     reading: Reading[V]
     result: Result
+    began: float = 0.0
+    """When its flight began, on the clock's monotonic time."""
+
+    @property
+    def none_at_source(self) -> bool:
+        """Whether the source was asked just now and has no such row. That is as new as it gets, and has no version."""
+        return self.result in ("miss", "bypass") and self.reading.value is None and not self.reading.stale

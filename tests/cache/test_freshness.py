@@ -3,6 +3,7 @@ Redis is away, and for who waits for another's load (I9, R26)."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -162,6 +163,34 @@ def test_the_token_of_a_delete_reads_as_not_found(cache: EntityCache[int], raw: 
     assert cache.get("a", min_version=token) is None
     raw.delete(cache._space.key("a"))
     assert cache.get("a", min_version=token) is None
+
+
+async def test_readers_with_the_token_of_a_delete_share_a_load(redis_url: str, name: str, raw: redis.Redis) -> None:
+    """The load that was under way when they came tells them nothing; the next one serves them all."""
+    table = Table()
+    async with EntityCache(name, redis_url, mode="cache", source=table, policy=CALM) as cache:
+        token = await cache.adelete("a")
+        raw.delete(cache._space.key("a"))
+
+        found = await asyncio.gather(*(cache.aget("a", min_version=token) for _ in range(20)))
+
+    assert found == [None] * 20
+    assert table.loads <= 3
+
+
+def test_max_staleness_is_not_served_by_a_load_that_began_longer_ago(
+    two: Two, held: HeldSource, clock: ManualClock
+) -> None:
+    """The other's load saw the row, which changed then; it took longer than this caller lets a value be out of date."""
+    held.write("a", 1)
+    pilot = two.pilot(max_staleness="1s")
+    held.write("a", 2)
+    waiter = two.waiter(max_staleness="1s")
+    clock.advance(2)
+    held.go.set()
+
+    assert pilot.result().value == 1
+    assert waiter.result().value == 2
 
 
 def test_a_token_of_a_delete_holds_without_redis(without_redis: EntityCache[int]) -> None:
