@@ -23,7 +23,7 @@ from headwater_cache.metrics import (
     VERSION_CONFLICT,
 )
 from headwater_cache.probation import Probation
-from headwater_cache.reads import Reading, Verdict, fetch_many, judge, needed, request_counters
+from headwater_cache.reads import Reading, Unstored, Verdict, fetch_many, judge, needed, request_counters
 from headwater_cache.refreshes import Refreshes
 from headwater_cache.scripts import APPLY as APPLY_SCRIPT
 from headwater_cache.scripts import PASS, apply_args
@@ -42,6 +42,7 @@ __all__ = ["SourceReads"]
 _log = logging.getLogger(__name__)
 
 V = TypeVar("V")
+_STORED: tuple[ApplyOutcome | None, ...] = ("applied", "created", "refreshed", "equal")
 
 
 class SourceReads(Generic[V]):
@@ -237,7 +238,7 @@ class SourceReads(Generic[V]):
             except TimeoutError:
                 return self._checked(want, (yield from self._pass(want)))
             if self._serves(want, found, came):
-                return found
+                return found._replace(reading=Unstored(*found.reading))
 
     def _fly(self, which: tuple[str, int | None], load: Step[Found[V]]) -> Step[Found[V]]:
         began = self._space.clock.monotonic()
@@ -314,7 +315,7 @@ class SourceReads(Generic[V]):
         outcome = yield from self._apply(want.key, token, data, life)
         if outcome == "stale":  # a fence knows better than what the source gave: it lags
             reading = reading._replace(stale=True)
-        return Found(reading, "miss")
+        return Found(reading if outcome in _STORED else Unstored(*reading), "miss")
 
     def _load(self, want: Want, tag_clock: int) -> Step[tuple[Reading[V], bytes, str]]:
         began = self._space.clock.monotonic()
@@ -392,7 +393,7 @@ class SourceReads(Generic[V]):
 
     def _unstored(self, want: Want) -> Step[Found[V]]:
         reading, _, _ = yield from self._load(want, 0)
-        return Found(reading, "miss")
+        return Found(Unstored(*reading), "miss")
 
     def _stale(self, want: Want, entry: Entry | None) -> Found[V] | None:
         """The expired value, if this caller and the policy accept one."""

@@ -146,4 +146,4 @@ async def test_a_view_says_that_no_connection_is_free(proxy: Proxy, name: str) -
         refused = [each for each in found if isinstance(each, NoFreeConnection)]
         assert refused
         assert all(isinstance(each, CacheUnavailable) and isinstance(each, Overloaded) for each in refused)
-        assert "max_connections" in str(refused[0])
+        assert "HEADWATER_REDIS_MAX_CONNECTIONS" in str(refused[0])
