@@ -13,6 +13,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
+from backends.embedded import embedded
 from headwater_ops.stack import Endpoints
 
 ROOT = Path(__file__).parents[2]
@@ -92,6 +95,14 @@ class Shell:
             process.wait()
 
 
+@pytest.fixture
+def endpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]:
+    """Servers of its own: what the page makes may be there already on those of other tests, and made otherwise."""
+    with embedded(tmp_path_factory.mktemp("stack")) as stack:
+        yield stack.up("kafka", "registry")
+
+
+@pytest.mark.integration
 def test_the_service_of_the_page_works_as_the_page_says(tmp_path: Path, endpoints: Endpoints) -> None:
     for name, text in files().items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
