@@ -46,8 +46,8 @@ def sync_client(settings: RedisSettings, timeout: float | None = None) -> Client
         SettingError: the URL lacks a part.
     """
     target = _target(settings, timeout or settings.timeout)
-    to_sentinels = _bounds(settings, settings.timeout) | _tls(settings) | _sentinel_user(settings)
     retry = Retry(NoBackoff(), settings.retries, _RETRIED)
+    to_sentinels = _to_sentinels(settings) | {"retry": retry}
     match target.kind:
         case "sentinel":
             sentinel = Sentinel(target.nodes, sentinel_kwargs=to_sentinels, retry=retry, **target.options)  # type: ignore[no-untyped-call]  # redis-py
@@ -68,8 +68,8 @@ def async_client(settings: RedisSettings, timeout: float | None = None) -> Async
         SettingError: the URL lacks a part.
     """
     target = _target(settings, timeout or settings.timeout)
-    to_sentinels = _bounds(settings, settings.timeout) | _tls(settings) | _sentinel_user(settings)
     retry = AsyncRetry(NoBackoff(), settings.retries, _RETRIED)
+    to_sentinels = _to_sentinels(settings) | {"retry": retry}
     match target.kind:
         case "sentinel":
             sentinel = AsyncSentinel(target.nodes, sentinel_kwargs=to_sentinels, retry=retry, **target.options)  # type: ignore[no-untyped-call]  # redis-py
@@ -115,6 +115,10 @@ def _nodes(url: SplitResult) -> list[tuple[str, int]]:
             raise SettingError(f"HEADWATER_REDIS_URL: {place!r} is not host:port; several are separated by commas")
         nodes.append((host.strip("[]"), int(port)))
     return nodes
+
+
+def _to_sentinels(settings: RedisSettings) -> dict[str, Any]:
+    return _bounds(settings, settings.timeout) | _tls(settings) | _sentinel_user(settings)
 
 
 def _sentinel_user(settings: RedisSettings) -> dict[str, str]:

@@ -48,14 +48,20 @@ class _Turns:
     def _check(self, silences: int) -> None:
         """After a wait."""
         if self._silences != silences:
-            raise CacheUnavailable("Redis did not answer another in time, while this one waited for a connection")
+            raise _silent()
         self._guard.enter()
 
-    def _in_vain(self) -> NoFreeConnection:
+    def _in_vain(self, silences: int) -> CacheUnavailable:
+        if self._silences != silences:
+            return _silent()
         return NoFreeConnection(
             f"all {self._limit} connections to Redis were busy for {self._patience} s: raise "
             "HEADWATER_REDIS_MAX_CONNECTIONS, or ask for less at once"
         )
+
+
+def _silent() -> CacheUnavailable:
+    return CacheUnavailable("Redis did not answer another in time, while this one waited for a connection")
 
 
 class Turns(_Turns):
@@ -77,7 +83,7 @@ class Turns(_Turns):
             return
         silences = self._silences
         if not self._free.acquire(timeout=self._patience):
-            raise self._in_vain()
+            raise self._in_vain(silences)
         try:
             self._check(silences)
         except CacheUnavailable:
@@ -106,7 +112,7 @@ class AsyncTurns(_Turns):
         try:
             await asyncio.wait_for(self._free.acquire(), self._patience)
         except TimeoutError as exc:
-            raise self._in_vain() from exc
+            raise self._in_vain(silences) from exc
         try:
             self._check(silences)
         except CacheUnavailable:

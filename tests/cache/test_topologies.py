@@ -224,6 +224,16 @@ def test_r19_a_sentinel_failover_is_followed_and_repaired(tmp_path: Path, name: 
             assert cache.check_continuity({P0: 50}) is None
 
 
+def test_sentinels_that_are_not_there_are_told_at_once(name: str) -> None:
+    """redis-py by itself tries each of them ten times more, for eight seconds."""
+    settings = RedisSettings("redis+sentinel://127.0.0.1:1,127.0.0.1:2/main/0", timeout=0.2)
+    with EntityCache[int](name, settings) as cache:
+        began = time.monotonic()
+        with pytest.raises(CacheUnavailable):
+            cache.check()
+        assert time.monotonic() - began < 3
+
+
 @pytest.fixture
 def lone(tmp_path: Path) -> Iterator[tuple[RedisServer, RedisServer]]:
     """A primary and one sentinel that decides alone."""
