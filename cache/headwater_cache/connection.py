@@ -40,7 +40,16 @@ class _SyncPort:
         self._turns_to_read = Turns(guard, settings, hasty=True)
 
     def read(self, command: Command) -> Any:
-        return self._guarded(lambda: self._reader.execute_command(*command), self._turns_to_read)  # type: ignore[no-untyped-call]  # redis-py
+        turns = self._turns_to_read  # not by ``_guarded``: this is what a hit costs
+        turns.take()
+        try:
+            reply = self._reader.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
+        except FAILURES as exc:
+            raise turns.failed(exc) from exc
+        finally:
+            turns.give()
+        turns.answered()
+        return reply
 
     def ask(self, command: Command) -> Any:
         return self._guarded(lambda: self._send(command), self._turns)
