@@ -160,11 +160,10 @@ class World:
         away = {worker.member for worker in workers}
         if away.issuperset(worker.member for worker in self.workers):
             self.start_worker()
-        partitions = self._leaders()
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             held = self._assignment()
-            if away.isdisjoint(held) and sum(held.values()) == len(partitions):
+            if away.isdisjoint(held) and 0 < sum(held.values()) == len(self._leaders()):
                 self._verdict.takeovers += 1
                 return
             time.sleep(0.5)
@@ -200,8 +199,11 @@ class World:
         self._verdict.violations.append(what)
 
     def _assignment(self) -> dict[str, int]:
-        """Partitions of the topic by member, as the group's coordinator tells it."""
-        described = self._admin.groups([self._group])[self._group].result(timeout=10)
+        """Partitions of the topic by member, as the group's coordinator tells it; empty while none tells."""
+        try:
+            described = self._admin.groups([self._group])[self._group].result(timeout=10)
+        except KafkaException:  # a broker that has just come back is no coordinator yet, or no longer
+            return {}
         return {
             member.client_id: sum(tp.topic == self._topic for tp in member.assignment.topic_partitions)
             for member in described.members
