@@ -40,27 +40,18 @@ class _SyncPort:
         self._turns_to_read = Turns(guard, settings, hasty=True)
 
     def read(self, command: Command) -> Any:
-        turns = self._turns_to_read  # not by ``_guarded``: this is what a hit costs
-        turns.take()
-        try:
-            reply = self._reader.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py
-        except FAILURES as exc:
-            raise turns.failed(exc) from exc
-        finally:
-            turns.give()
-        turns.answered()
-        return reply
+        return self._guarded(self._turns_to_read, self._reader.execute_command, *command)
 
     def ask(self, command: Command) -> Any:
-        return self._guarded(lambda: self._send(command), self._turns)
+        return self._guarded(self._turns, self._send, command)
 
     def batch(self, commands: Sequence[Command]) -> list[Any]:
-        return _translated_all(self._guarded(lambda: self._pipeline(commands), self._turns))
+        return _translated_all(self._guarded(self._turns, self._pipeline, commands))
 
-    def _guarded(self, call: Callable[[], T], turns: Turns) -> T:
+    def _guarded(self, turns: Turns, call: Callable[..., T], *args: Any) -> T:
         turns.take()
         try:
-            reply = call()
+            reply = call(*args)
         except FAILURES as exc:
             raise turns.failed(exc) from exc
         finally:

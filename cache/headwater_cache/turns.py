@@ -7,6 +7,7 @@ of a GET.
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from queue import Empty, SimpleQueue
 
 from redis import exceptions
@@ -19,7 +20,7 @@ from headwater_schemas.errors import CacheUnavailable
 __all__ = ["AsyncTurns", "Turns"]
 
 
-class _Turns:
+class _Turns(ABC):
     """What threads and coroutines share.
 
     Args:
@@ -45,11 +46,19 @@ class _Turns:
             return translate(exc)
         return self._guard.failed(exc)
 
+    @abstractmethod
+    def give(self) -> None:
+        """The next one's turn."""
+
     def _check(self, silences: int) -> None:
-        """After a wait."""
-        if self._silences != silences:
-            raise _silent()
-        self._guard.enter()
+        """After a wait: whether the turn is of any use; if not, it is the next one's."""
+        try:
+            if self._silences != silences:
+                raise _silent()
+            self._guard.enter()
+        except CacheUnavailable:
+            self.give()
+            raise
 
     def _in_vain(self, silences: int) -> CacheUnavailable:
         if self._silences != silences:
@@ -92,14 +101,9 @@ class Turns(_Turns):
             self._free.get(timeout=self._patience)
         except Empty as exc:
             raise self._in_vain(silences) from exc
-        try:
-            self._check(silences)
-        except CacheUnavailable:
-            self.give()
-            raise
+        self._check(silences)
 
     def give(self) -> None:
-        """The next one's turn."""
         self._free.put(None)
 
 
@@ -121,12 +125,7 @@ class AsyncTurns(_Turns):
             await asyncio.wait_for(self._free.acquire(), self._patience)
         except TimeoutError as exc:
             raise self._in_vain(silences) from exc
-        try:
-            self._check(silences)
-        except CacheUnavailable:
-            self.give()
-            raise
+        self._check(silences)
 
     def give(self) -> None:
-        """The next one's turn."""
         self._free.release()

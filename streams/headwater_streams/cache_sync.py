@@ -12,7 +12,8 @@ that nothing older is served any more.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import msgspec
@@ -129,10 +130,15 @@ class CacheSync:
         # What was redriven stands far behind: applying it is safe, it is versioned, but it is no progress. And it may
         # run beside a batch of the same partition, whose mark it must not overwrite: so it has no position at all.
         positions = {} if batch.redriven else {TopicPartition(*batch.tp): batch.offsets[-1] + 1}
-        try:
-            if batch.tp not in self._compared:
-                await self._compare([batch.tp])
+        with self._sending_back():
+            await self._compare([batch.tp])
             await self._apply_jointly(changes, positions)
+
+    @contextmanager
+    def _sending_back(self) -> Iterator[None]:
+        """What Redis has forgotten is read again."""
+        try:
+            yield
         except ContinuityLost as gap:
             raise _rewind(self._cache.name, gap) from gap
 
@@ -161,11 +167,8 @@ class CacheSync:
 
     async def _pass(self, tp: TP, after: int) -> None:
         """No apply will tell Redis that the partition is past this record: ``follow`` does, once all before it is."""
-        try:
-            if tp not in self._compared:
-                await self._compare([tp])
-        except ContinuityLost as gap:
-            raise _rewind(self._cache.name, gap) from gap
+        with self._sending_back():
+            await self._compare([tp])
         self._passed[tp] = max(after, self._passed.get(tp, 0))
 
     async def _fence(self, key: str, version: Version | None) -> None:
@@ -206,13 +209,13 @@ class CacheSync:
 
     async def _compare(self, partitions: Iterable[TP]) -> None:
         """Of those that were assigned to us: does Redis hold what the group has committed? No event need come."""
-        settled = self._settled()
-        new = {tp for tp in partitions if tp in settled} - self._compared
-        fresh = {TopicPartition(*tp): settled[tp] for tp in new}
+        new = set(partitions) - self._compared
+        settled = self._settled() if new else {}
+        fresh = {TopicPartition(*tp): settled[tp] for tp in new & settled.keys()}
         if not fresh:
             return
         rewind = await self._cache.acheck_continuity(fresh)
-        self._compared |= new
+        self._compared.update(TP(*tp) for tp in fresh)
         if rewind is not None:
             raise lost(rewind)
 

@@ -13,6 +13,7 @@ from cache.redis_server import RedisServer
 from cache.resp import RespPort
 from headwater_cache import settings
 from headwater_cache.scripts import SCRIPTS
+from headwater_ops.testing.proxy import Proxy
 
 _names = itertools.count(1)
 
@@ -31,6 +32,21 @@ def own(tmp_path: Path) -> Iterator[RedisServer]:
     server = RedisServer(tmp_path)
     yield server
     server.kill()
+
+
+@pytest.fixture
+def counting(tmp_path: Path) -> Iterator[RedisServer]:
+    """A server that counts reads."""
+    server = RedisServer(tmp_path, "--maxmemory-policy", "allkeys-lfu", "--lfu-log-factor", "0")
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
+    """Between a test and the shared server, to slow down, to silence, to cut."""
+    with Proxy(redis_server.port) as proxy:
+        yield proxy
 
 
 @pytest.fixture(autouse=True)

@@ -22,6 +22,14 @@ class Table:
         self.after_load: Callable[[], None] | None = None
         self._lock = threading.Lock()
 
+    @classmethod
+    def of(cls, count: int) -> Table:
+        """With the rows k0, k1, …, whose values are their numbers."""
+        table = cls()
+        for number in range(count):
+            table.write(f"k{number}", number)
+        return table
+
     def load(self, key: str) -> Loaded[int] | None:
         with self._lock:
             self.loads += 1

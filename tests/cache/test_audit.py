@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from typing import Any
 
 import pytest
 import redis
@@ -140,14 +141,7 @@ def test_a_violation_is_told_even_if_its_repair_failed(
     view: EntityCache[int], log: MemoryLog, clock: ManualClock
 ) -> None:
     """It was counted, and is repaired at the next age."""
-    auditor = view.auditor(share=1, repair=True)
-    log.append("x", "a", b"\x01", 0)
-    auditor.observe(log.changes)
-    clock.advance(1)
-    view.audit(auditor)
-    clock.advance(9)
-    look = auditor.due()
-    next(look)
+    auditor, look, _ = _repairing(view, log, clock)
     look.send([None])
     with pytest.raises(CacheUnavailable):
         look.throw(CacheUnavailable("away"))
@@ -171,6 +165,20 @@ def test_bytes_of_another_program_are_a_violation(
     assert [(violation.key, violation.found) for violation in at_1] == [("a", "bytes of another program")]
     assert [(violation.key, violation.repair) for violation in at_10] == [("a", None)]
     assert auditor.report().checked == {1: 2, 10: 1, 60: 1, 300: 1}
+
+
+def _repairing(
+    view: EntityCache[int], log: MemoryLog, clock: ManualClock
+) -> tuple[Auditor, Generator[Any, Any, list[Violation]], Any]:
+    """An auditor about to repair what nobody applied: its look at ten seconds, and what that asks first."""
+    auditor = view.auditor(share=1, repair=True)
+    log.append("x", "a", b"\x01", 0)
+    auditor.observe(log.changes)
+    clock.advance(1)
+    view.audit(auditor)
+    clock.advance(9)
+    look = auditor.due()
+    return auditor, look, next(look)
 
 
 def _come_of_age(view: EntityCache[int], auditor: Auditor, clock: ManualClock) -> list[list[Violation]]:
@@ -219,14 +227,7 @@ def test_a_repair_that_comes_too_late_changes_nothing(
     view: EntityCache[int], log: MemoryLog, clock: ManualClock
 ) -> None:
     """A newer change was applied between the look and the repair: the version decides."""
-    auditor = view.auditor(share=1, repair=True)
-    log.append("x", "a", b"\x01", 0)
-    auditor.observe(log.changes)
-    clock.advance(1)
-    view.audit(auditor)
-    clock.advance(9)
-    look = auditor.due()
-    request = next(look)
+    _, look, request = _repairing(view, log, clock)
     assert isinstance(request, Ask)
     view.put("a", 2)
     repair = look.send([None])  # what it had read before that

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from cache.redis_server import RedisServer
 from cache.table import Table
 from headwater_cache import CachePolicy, EntityCache, NoFreeConnection, RedisSettings
 from headwater_cache.testing import MemoryLog
@@ -22,17 +20,8 @@ READ_TIMEOUT = 1.0
 
 
 @pytest.fixture
-def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
-    with Proxy(redis_server.port) as proxy:
-        yield proxy
-
-
-@pytest.fixture
 def table() -> Table:
-    table = Table()
-    for number in range(100):
-        table.write(f"k{number}", number)
-    return table
+    return Table.of(100)
 
 
 def _cache(proxy: Proxy, name: str, table: Table, *, timeout: float, connections: int) -> EntityCache[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,19 +26,8 @@ other = 7
 
 
 @pytest.fixture
-def counting(tmp_path: Path) -> Iterator[RedisServer]:
-    """A server that counts reads."""
-    server = RedisServer(tmp_path, "--maxmemory-policy", "allkeys-lfu", "--lfu-log-factor", "0")
-    yield server
-    server.kill()
-
-
-@pytest.fixture
 def table() -> Table:
-    table = Table()
-    for number in range(100):
-        table.write(f"k{number}", number)
-    return table
+    return Table.of(100)
 
 
 def test_the_hottest_keys_warm_another_redis(counting: RedisServer, redis_url: str, name: str, table: Table) -> None:

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from cache.redis_server import RedisServer
 from cache.table import Table
 from headwater_cache import CachePolicy, EntityCache, Loaded, RedisSettings, SourceBusy
 from headwater_cache.space import EPOCH_CHECK_SECONDS
@@ -22,12 +21,6 @@ from headwater_schemas.settings import Environment
 
 TIMEOUT = 0.1
 pytestmark = pytest.mark.timeout(60)
-
-
-@pytest.fixture
-def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
-    with Proxy(redis_server.port) as proxy:
-        yield proxy
 
 
 @pytest.fixture

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from cache.redis_server import RedisServer
@@ -24,14 +21,6 @@ def clock() -> ManualClock:
 @pytest.fixture
 def table() -> Table:
     return Table()
-
-
-@pytest.fixture
-def counting(tmp_path: Path) -> Iterator[RedisServer]:
-    """A server that counts reads."""
-    server = RedisServer(tmp_path, "--maxmemory-policy", "allkeys-lfu", "--lfu-log-factor", "0")
-    yield server
-    server.kill()
 
 
 async def test_a_buffer_is_written_through_after_the_commit(redis_url: str, name: str, table: Table) -> None:
